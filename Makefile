@@ -1,0 +1,36 @@
+# The two commands of a newcomer are `make demo` and `make test`; each makes the environment that it needs.
+PYTHON ?= python3
+VENV ?= .venv
+# e.g. TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu" for torch without its CUDA libraries
+TORCH_FLAGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROMPT ?= a red ball bounces on a wooden floor
+
+.PHONY: demo test lint bench venv clean
+
+demo: $(STAMP)
+	$(BIN)/phonofilm generate "$(PROMPT)" -o out/demo.mp4 --sheet
+	@ls -l out/demo*
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check src tests scripts
+	$(BIN)/ruff format --check src tests scripts
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python scripts/bench.py
+
+venv: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH_FLAGS) "$$(grep '^torch==' constraints.txt)" -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+clean:
+	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache

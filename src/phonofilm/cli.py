@@ -1,0 +1,257 @@
+"""The command line. It parses, calls, and shows; everything heavy is imported when it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phonofilm import __version__
+from phonofilm.errors import Cancelled, InputError, PhonofilmError
+from phonofilm.request import Condition, Request
+
+if TYPE_CHECKING:
+    from phonofilm.clip import Clip
+
+SUFFIXES = (".mp4", ".webm", ".gif", ".wav", ".png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `phonofilm ARGS`; returns the exit code: 0, 1 (something failed), 2 (wrong input), 130 (stopped)."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
+        return 0
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except PhonofilmError as error:
+        print(f"phonofilm: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"phonofilm: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("phonofilm: stopped", file=sys.stderr)
+        return Cancelled.exit_code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(prog="phonofilm", description="Type a sentence, get a short film with sound.")
+    parser.add_argument("--version", action="version", version=f"phonofilm {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="")
+    _add_generate(commands.add_parser("generate", help="make a film from a sentence", formatter_class=_Help))
+    examples = commands.add_parser("examples", help="print prompts worth trying", formatter_class=_Help)
+    examples.set_defaults(run=_examples)
+    match = commands.add_parser("match", help="how well a sentence matches a film", formatter_class=_Help)
+    match.add_argument("prompt")
+    match.add_argument("clip", type=Path, help="a film file")
+    match.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
+    match.set_defaults(run=_match)
+    _add_train(
+        commands.add_parser("train", help="train the codec, the text model or the denoiser", formatter_class=_Help)
+    )
+    evaluate = commands.add_parser(
+        "evaluate", help="measure the model exactly, on clips whose truth is known", formatter_class=_Help
+    )
+    evaluate.add_argument("--prompts", type=_positive, default=64, metavar="N", help="clips in each split")
+    evaluate.add_argument(
+        "--out", type=Path, default=Path("out/evaluation"), metavar="DIR", help="where the page and the JSON go"
+    )
+    evaluate.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
+    evaluate.add_argument("--steps", type=_positive, help="sampler steps")
+    evaluate.add_argument("--guidance", type=float, help="guidance scale")
+    evaluate.add_argument("--size", default="square", help="square, portrait or landscape")
+    evaluate.add_argument("--seconds", type=float, default=3.0)
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+# --- generate --------------------------------------------------------------------------------------------------------
+
+
+def _add_generate(p: argparse.ArgumentParser) -> None:
+    p.add_argument("prompt", help='what is to be seen and heard, such as "a red ball bounces on a wooden floor"')
+    p.add_argument("-o", "--output", type=Path, default=Path("film.mp4"), metavar="FILE",
+                   help=f"the file to write; its ending chooses the format ({', '.join(SUFFIXES)})")  # fmt: skip
+    p.add_argument("--seconds", type=float, default=3.0, help="length, 2 to 4 in steps of 0.25")
+    p.add_argument("--size", default="square", help="square, portrait, landscape, or WIDTHxHEIGHT")
+    p.add_argument("--seed", type=int, default=0, help="the same seed makes the same film")
+    p.add_argument("--steps", type=int, help="denoising steps; more is slower")
+    p.add_argument("--sampler", help="euler, heun or adams")
+    p.add_argument("--guidance", type=float, help="how strictly to follow the prompt; 1 is off")
+    p.add_argument("--negative", default="", metavar="TEXT", help="what is not wanted")
+    p.add_argument("--best-of", type=int, default=1, metavar="N", help="make N and keep the one that matches best")
+    p.add_argument("--match-guidance", type=float, default=0.0, metavar="W", help="let the matcher steer each step")
+    p.add_argument("--picture", action="store_true", help="one frame without sound (write it to a .png)")
+    p.add_argument("--image", metavar="FILE", help="the first frame")
+    p.add_argument("--last-image", metavar="FILE", help="the last frame")
+    p.add_argument("--continue", dest="continue_", metavar="FILE", help="a film to go on with; the result holds both")
+    p.add_argument("--audio", metavar="FILE", help="a soundtrack to make the picture for")
+    p.add_argument("--video", metavar="FILE", help="a picture track to make the sound for")
+    p.add_argument(
+        "--sheet", action="store_true", help="also write a contact sheet: frames over waveform and spectrogram"
+    )
+    p.add_argument("--receipt", action="store_true", help="also write what it cost and how it was made, as JSON")
+    p.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no notes")
+    p.set_defaults(run=_generate)
+
+
+def _request(a: argparse.Namespace) -> Request:
+    given = {"first": a.image, "last": a.last_image, "continue": a.continue_, "audio": a.audio, "video": a.video}
+    conditions = tuple(Condition(role=role, path=path) for role, path in given.items() if path)  # type: ignore[arg-type]
+    return Request(
+        a.prompt, negative_prompt=a.negative, seconds=a.seconds, size=a.size, picture=a.picture, seed=a.seed,
+        steps=a.steps, guidance=a.guidance, sampler=a.sampler, best_of=a.best_of, match_guidance=a.match_guidance,
+        conditions=conditions,
+    )  # fmt: skip
+
+
+def _generate(a: argparse.Namespace) -> int:
+    request = _request(a)
+    if a.output.suffix.lower() not in SUFFIXES and "%" not in a.output.name:
+        raise InputError(f"cannot write {a.output.name!r}: its ending must be one of {', '.join(SUFFIXES)}")
+    if not a.output.parent.exists():
+        a.output.parent.mkdir(parents=True)
+    from phonofilm.engines import Hooks, NativeEngine, Progress
+    from phonofilm.media import contact_sheet, write
+
+    bar = _Bar(a.quiet)
+    hooks = Hooks(progress=lambda p: bar.show(p.stage, p.done, p.total) if isinstance(p, Progress) else None)
+    engine = NativeEngine(a.weights)
+    from phonofilm.engines import join
+
+    try:
+        clip, receipt = join(engine.generate(request, hooks))
+    finally:
+        bar.close()
+    write(clip, a.output)
+    _say(a, *hooks.notes)
+    print(a.output)
+    if a.sheet:
+        target = a.output.with_suffix(".sheet.png")
+        contact_sheet(clip, target, title=request.prompt)
+        print(target)
+    if a.receipt and receipt is not None:
+        target = a.output.with_suffix(".receipt.json")
+        from phonofilm.files import replacing
+
+        with replacing(target) as beside:
+            beside.write_text(receipt.to_json() + "\n", encoding="utf-8")
+        print(target)
+    if receipt is not None:
+        _say(
+            a,
+            f"{clip_line(clip)}, {receipt.total_seconds:.1f} s of work, {receipt.total_energy_j:.0f} J",
+            f"energy {receipt.energy_method}",
+        )
+    return 0
+
+
+def clip_line(clip: Clip) -> str:
+    """One line about a clip: size, length, sound."""
+    sound = "silent" if clip.audio is None else f"{clip.audio.sample_rate / 1000:g} kHz"
+    return f"{clip.width}x{clip.height}, {clip.seconds:g} s, {clip.fps:g} fps, {sound}"
+
+
+def _say(a: argparse.Namespace, *lines: str) -> None:
+    if not a.quiet:
+        for line in lines:
+            print(line, file=sys.stderr)
+
+
+class _Bar:
+    """A progress bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=1,
+            disable=quiet or not sys.stderr.isatty(),
+            leave=False,
+            bar_format="{desc} {bar} {n_fmt}/{total_fmt}",
+        )
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        self._bar.total, self._bar.n = total, done
+        self._bar.set_description_str(stage)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+# --- the others -------------------------------------------------------------------------------------------------------
+
+
+def _examples(_: argparse.Namespace) -> int:
+    from phonofilm.playhouse.captions import EXAMPLES
+
+    print("\n".join(EXAMPLES))
+    return 0
+
+
+def _match(a: argparse.Namespace) -> int:
+    Request(a.prompt)  # checks the prompt
+    from phonofilm.engines import NativeEngine
+    from phonofilm.media import read
+
+    print(f"{NativeEngine(a.weights).match(a.prompt, read(a.clip)):.3f}")
+    return 0
+
+
+def _add_train(p: argparse.ArgumentParser) -> None:
+    p.add_argument("what", choices=("codec", "text", "denoiser"))
+    p.add_argument("--preset", choices=("playhouse-cpu", "playhouse-gpu", "smoke"), default="playhouse-cpu")
+    p.add_argument("--out", type=Path, default=Path("runs/playhouse"), metavar="DIR",
+                   help="checkpoints, curves and sheets; the same command goes on from there")  # fmt: skip
+    p.add_argument("--data", type=Path, metavar="DIR", help="a folder of captioned clips instead of the playhouse")
+    p.add_argument("--hours", type=float, help="time to spend, instead of the preset's")
+    p.add_argument("--clips", type=_positive, help="clips of the playhouse to make and keep, instead of the preset's")
+    p.set_defaults(run=_train)
+
+
+def _train(a: argparse.Namespace) -> int:
+    if a.hours is not None and a.hours <= 0:
+        raise InputError(f"hours must be above 0, got {a.hours:g}")
+    from phonofilm.train.road import train
+
+    train(a.what, a.preset, a.out, folder=a.data, hours=a.hours, clips=a.clips)
+    return 0
+
+
+def _evaluate(a: argparse.Namespace) -> int:
+    from phonofilm.engines import NativeEngine
+    from phonofilm.evaluate.run import evaluate_engine
+
+    text = evaluate_engine(
+        NativeEngine(a.weights), a.prompts, a.out, steps=a.steps, guidance=a.guidance, size=a.size, seconds=a.seconds
+    )
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

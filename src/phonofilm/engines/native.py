@@ -1,0 +1,390 @@
+"""The built-in engine: text encoder → denoiser → codec, on the weights that this project trained.
+
+Shapes: B strips, N tokens, D = 128 width of a token, L text tokens, C channels of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phonofilm import checkpoint, latents
+from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE, Audio, Clip, to_native
+from phonofilm.codec.codec import Codec
+from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance
+from phonofilm.diffusion.noise import strip_noise
+from phonofilm.diffusion.sampler import Denoise
+from phonofilm.diffusion.sampler import Progress as Step
+from phonofilm.diffusion.samplers import SAMPLERS
+from phonofilm.diffusion.schedule import shifted_times
+from phonofilm.energy import Meter, Receipt
+from phonofilm.engines.engine import Capabilities, Chunk, Hooks, Progress
+from phonofilm.errors import Cancelled, InputError
+from phonofilm.latents import Geometry, Latents
+from phonofilm.media import read, read_audio
+from phonofilm.model.denoiser import Denoiser, DenoiserConfig
+from phonofilm.request import Request
+from phonofilm.text.encoder import TextEncoder, TextEncoderConfig
+from phonofilm.text.matcher import Matcher, MatcherConfig
+from phonofilm.text.tokenizer import Tokenizer
+
+CONTEXT = 4  # video latents (1 s) of the given clip that a continuation sees
+LONGEST = 16  # video latents (4 s) of a strip
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Sampler settings where the request leaves them open; measured in docs/results.md."""
+
+    steps: int = 12
+    sampler: str = "euler"
+    guidance: float = 2.0
+    shift: float = 1.0  # of the time grid
+
+
+CAPABILITIES = Capabilities(
+    name="native",
+    conditions=("first", "last", "continue", "audio", "video"),
+    seconds=(2.0, 4.0),
+    seconds_step=latents.SECONDS_PER_LATENT,
+    sizes=tuple(FORMATS.values()),
+    fps=NATIVE_FPS,
+    sample_rate=NATIVE_RATE,
+    samplers=tuple(SAMPLERS),
+)
+
+
+def shipped_weights() -> Path:
+    """The folder of the weights in the package."""
+    return Path(str(files("phonofilm"))) / "weights"
+
+
+class NativeEngine:
+    """Generator on a folder of weights (codec, tokenizer, denoiser, matcher), each loaded when first used."""
+
+    def __init__(self, weights: str | Path | None = None, device: str | None = None, defaults: Defaults | None = None):
+        self.folder = Path(weights) if weights is not None else shipped_weights()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.defaults = defaults or Defaults()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return CAPABILITIES
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+    @cached_property
+    def codec(self) -> Codec:
+        return Codec.load(self.folder, device=self.device)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.folder / "tokenizer.json")
+
+    @cached_property
+    def _model(self) -> tuple[Denoiser, TextEncoder, str]:
+        stored = checkpoint.load(self.folder / "denoiser.safetensors", kind="denoiser")
+        denoiser = Denoiser(DenoiserConfig(**stored.config["denoiser"]))
+        text = TextEncoder(TextEncoderConfig(**stored.config["text"]))
+        for prefix, module in (("denoiser.", denoiser), ("text.", text)):
+            module.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in stored.tensors.items() if k.startswith(prefix)}
+            )
+        denoiser.to(self.device, denoiser.compute).eval()
+        return denoiser, text.to(self.device).float().eval(), stored.hash
+
+    @cached_property
+    def matcher(self) -> Matcher:
+        stored = checkpoint.load(self.folder / "matcher.safetensors", kind="matcher")
+        matcher = Matcher(MatcherConfig(**stored.config))
+        matcher.load_state_dict(stored.tensors)
+        return matcher.to(self.device).float().eval()
+
+    # --- generation -------------------------------------------------------------------------------------------------
+    def generate(self, request: Request, hooks: Hooks | None = None) -> Iterator[Chunk]:
+        """Chunks of one clip. A continuation begins with the given clip.
+
+        Raises InputError for what cannot be done, Cancelled within one step of `hooks.cancelled()` turning true.
+        """
+        self.capabilities.check(request)
+        return self._generate(request, hooks or Hooks())
+
+    @torch.no_grad()
+    def _generate(self, request: Request, hooks: Hooks) -> Iterator[Chunk]:
+        with Meter() as meter:
+            with meter.stage("load"):
+                _, _, digest = self._model
+                codec = self.codec
+            if unknown := self.tokenizer.unknown_words(request.prompt):
+                hooks.notes.append(f"words that the model never saw: {', '.join(unknown)}")
+            with meter.stage("condition"):
+                hooks.progress(Progress("condition", 0, 1))
+                given = self._read_conditions(request)
+            past: list[Clip] = [given["continue"]] if "continue" in given else []
+            if past:
+                yield self._chunk(past[0].frames, past[0].audio.samples if past[0].audio else _silence(past[0]), None)
+            frames_left = 1 if request.picture else latents.frames_from_seconds(request.seconds)
+            while frames_left > 0:
+                with meter.stage("condition"):
+                    strip, keep_from = self._strip(request, given, past, frames_left)
+                with meter.stage("denoise"):
+                    made = self._denoise(request, strip, hooks, len(past))
+                frames_left -= (
+                    latents.frames_from_latents(strip.geometry.latents - keep_from) if not request.picture else 1
+                )
+                pieces = []
+                with meter.stage("decode"):
+                    for frames, samples in self._decode(made, keep_from, request, given):
+                        pieces.append((frames, samples))
+                        done = len(pieces)
+                        hooks.progress(Progress("decode", done, max(done, strip.geometry.latents)))
+                        if frames_left > 0 or request.picture:
+                            yield self._chunk(frames, samples, None)
+                            continue
+                        if done > 1:
+                            yield self._chunk(*pieces[-2], None)
+                if frames_left > 0:
+                    past = [_join(pieces)]
+            _ = codec
+        receipt = Receipt.of(meter, asdict(request), request.seed, digest)
+        if request.picture:
+            yield Chunk(np.zeros((0, *pieces[0][0].shape[1:]), np.uint8), None, NATIVE_FPS, NATIVE_RATE, receipt)
+        else:
+            yield self._chunk(*pieces[-1], receipt)
+
+    def _chunk(self, frames: np.ndarray, samples: np.ndarray | None, receipt: Receipt | None) -> Chunk:
+        return Chunk(frames, samples, NATIVE_FPS, NATIVE_RATE, receipt)
+
+    def _read_conditions(self, request: Request) -> dict[str, Clip]:
+        """The given media, made native: size, rate, mono 16 kHz."""
+        given: dict[str, Clip] = {}
+        for condition in request.conditions:
+            if condition.path is None:
+                raise InputError(
+                    f"the condition {condition.role!r} must be a file here, got the digest {condition.digest}"
+                )
+            size = request.pixels
+            if condition.role == "audio":
+                sound = read_audio(condition.path)
+                blank = np.zeros((latents.frames_from_seconds(request.seconds), size[1], size[0], 3), np.uint8)
+                clip = to_native(Clip(blank, NATIVE_FPS, sound), size)
+            else:
+                clip = to_native(read(condition.path), size)
+            if condition.role in ("first", "last"):
+                clip = Clip(clip.frames[:1] if condition.role == "first" else clip.frames[-1:], NATIVE_FPS)
+            if condition.role == "continue" and len(clip.frames) < latents.FRAMES_PER_LATENT * CONTEXT:
+                need = latents.seconds_from_latents(CONTEXT)
+                raise InputError(
+                    f"a clip to continue must last at least {need:g} s, {condition.path} lasts {clip.seconds:.2f}"
+                )
+            given[condition.role] = clip
+        return given
+
+    def _strip(
+        self, request: Request, given: dict[str, Clip], past: list[Clip], frames_left: int
+    ) -> tuple[Latents, int]:
+        """The strip with what is given on it, and from which video latent on it is new."""
+        width, height = request.pixels
+        if request.picture:
+            return self._empty(Geometry(1, height // 32, width // 32)), 0
+        context = CONTEXT if past else 0
+        count = min(latents.latents_from_frames(frames_left), LONGEST - context) + context
+        seconds = latents.seconds_from_latents(count)
+        instants = [0.0] * ("first" in given) + [seconds] * ("last" in given)
+        g = Geometry(count, height // 32, width // 32, latents.columns_from_latents(count), tuple(instants))
+        strip = self._empty(g)
+        values, mask = strip.values_BND, strip.mask_BN
+        images = [given[role] for role in ("first", "last") if role in given]
+        for k, image in enumerate(images):
+            z, _ = self.codec.encode(image)
+            span = slice(g.extra.start + k * g.n_picture, g.extra.start + (k + 1) * g.n_picture)
+            values[:, span] = latents.patchify(z.to(self.device))
+            mask[:, span] = 0
+        if past:
+            tail = _tail(past[-1], latents.frames_from_latents(context))
+            z, a = self.codec.encode(tail)
+            self._lay(strip, g.video_span(0, context), latents.patchify(z))
+            if a is not None:
+                self._lay(strip, g.audio_span(0, context), _sound_tokens(a))
+        for role, span in (("video", g.video), ("audio", g.audio)):
+            if role in given:
+                clip = _exactly(given[role], latents.frames_from_latents(count))
+                z, a = self.codec.encode(clip)
+                if role == "audio" and a is None:
+                    raise InputError("the file given as sound has no sound")
+                self._lay(strip, span, latents.patchify(z) if role == "video" else _sound_tokens(a))  # type: ignore[arg-type]
+        return strip, context
+
+    def _empty(self, geometry: Geometry) -> Latents:
+        values = torch.zeros(1, geometry.n, latents.TOKEN_WIDTH, device=self.device)
+        return Latents(values, geometry, torch.ones(1, geometry.n, device=self.device))
+
+    @staticmethod
+    def _lay(strip: Latents, span: slice, tokens_BND: Tensor) -> None:
+        strip.values_BND[:, span] = tokens_BND.to(strip.values_BND)
+        strip.mask_BN[:, span] = 0
+
+    def _denoise(self, request: Request, strip: Latents, hooks: Hooks, part: int) -> Latents:
+        seeds = [
+            (request.seed + k * 0x9E3779B97F4A7C15 + part * 0x632BE59BD9B4E019) % 2**63 for k in range(request.best_of)
+        ]
+
+        def report(step: Step) -> None:
+            hooks.progress(Progress("denoise", step.step, step.steps))
+            if hooks.cancelled():
+                raise Cancelled("the generation was cancelled")
+            if hooks.preview is not None:
+                video_z, _, _ = latents.unpack(Latents(step.x0_BND[:1], strip.geometry, strip.mask_BN))
+                assert video_z is not None
+                hooks.preview(self.codec.decode_frames(video_z)[0].cpu().numpy())
+
+        made = self.sample(
+            [request.prompt] * len(seeds), seeds, strip, steps=request.steps, guidance=request.guidance,
+            sampler=request.sampler, negative=request.negative_prompt, match_guidance=request.match_guidance,
+            callback=report,
+        )  # fmt: skip
+        if request.best_of > 1:
+            scores = self._score([request.prompt], made)
+            best = int(scores.argmax())
+            hooks.notes.append(f"kept number {best + 1} of {request.best_of} (match {float(scores[best]):.3f})")
+            made = Latents(made.values_BND[best : best + 1], made.geometry, made.mask_BN[best : best + 1])
+        return made
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        strip: Latents,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        negative: str = "",
+        match_guidance: float = 0.0,
+        callback: Any = None,
+    ) -> Latents:
+        """Denoise a batch: one clip for each prompt and seed, on the geometry and given tokens of `strip` (1 or B)."""
+        denoiser, text, _ = self._model
+        d, g, B = self.defaults, strip.geometry, len(seeds)
+        values, mask = strip.values_BND.expand(B, -1, -1), strip.mask_BN.expand(B, -1)
+        noise = strip_noise(seeds, g, self.device)
+        x = torch.lerp(values, noise, mask[..., None])
+        with_text = text(*self._ids(prompts))
+        without = text(*self._ids([negative])).expand(B, -1, -1)
+        scale = d.guidance if guidance is None else guidance
+        denoise: Denoise = ClassifierFree(
+            denoiser.bind(with_text, g), denoiser.bind(torch.cat([with_text, without]), g), scale
+        )
+        if match_guidance:
+            wanted = self.matcher.embed_text(*self._ids(prompts))
+            places, modality = g.positions().to(self.device), g.modality().to(self.device)
+            plain = (g.role() == latents.PLAIN).to(self.device).expand(B, -1)
+            denoise = MatchGuidance(
+                denoise, lambda x0: self.matcher.score(wanted, x0, places, modality, keep_BN=plain), match_guidance
+            )
+        chosen = SAMPLERS[sampler or d.sampler]()
+        times = shifted_times(steps or d.steps, d.shift)
+        return Latents(chosen(denoise, x, mask, times, callback), g, mask)
+
+    def _ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids, mask = self.tokenizer.encode(list(prompts))
+        return ids.to(self.device), mask.to(self.device)
+
+    def _score(self, prompts: Sequence[str], strip: Latents) -> Tensor:
+        plain = (strip.role == latents.PLAIN).expand(len(strip.values_BND), -1)
+        wanted = self.matcher.embed_text(*self._ids(prompts))
+        return self.matcher.score(wanted, strip.values_BND, strip.positions, strip.modality, keep_BN=plain)
+
+    def _decode(
+        self, made: Latents, keep_from: int, request: Request, given: dict[str, Clip]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Frames and samples from video latent `keep_from` on; given picture and sound are passed through untouched."""
+        video_z, audio_z, _ = latents.unpack(made)
+        assert video_z is not None
+        if request.picture:
+            yield self.codec.decode(video_z, picture=True).frames, None
+            return
+        count = latents.frames_from_latents(made.geometry.latents)
+        first = latents.frames_from_latents(keep_from)
+        shown = _exactly(given["video"], count).frames if "video" in given else None
+        heard = _exactly(given["audio"], count).audio if "audio" in given else None
+        at = 0
+        for piece in self.codec.decode_stream(video_z, audio_z):
+            assert piece.audio is not None
+            frames, samples = piece.frames, piece.audio.samples
+            start, end = at, at + len(frames)
+            at = end
+            if end <= first:
+                continue
+            skip = max(0, first - start)
+            if shown is not None:
+                frames = shown[start:end]
+            if heard is not None:
+                samples = heard.samples[:, latents.samples_from_frames(start) : latents.samples_from_frames(end)]
+            yield frames[skip:], samples[:, latents.samples_from_frames(skip) :]
+
+    # --- matching ---------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def match(self, prompt: str, clip: Clip) -> float:
+        """How well a sentence matches a clip: cosine in [-1, 1]."""
+        native = to_native(clip)
+        count = min(len(native.frames) // 4 * 4, latents.frames_from_latents(LONGEST)) or 4
+        video_z, audio_z = self.codec.encode(_exactly(native, count))
+        return float(self._score([prompt], latents.pack(video_z, audio_z))[0])
+
+    @torch.no_grad()
+    def make_batch(
+        self, prompts: Sequence[str], seeds: Sequence[int], seconds: float = 3.0,
+        size: tuple[int, int] = FORMATS["square"],
+        **options: Any,
+    ) -> list[Clip]:  # fmt: skip
+        """Many clips of one length and size at once, without conditions: what the evaluation uses."""
+        strip = self._empty(Geometry.of_clip(size[0], size[1], seconds))
+        made = self.sample(prompts, seeds, strip, **options)
+        video_z, audio_z, _ = latents.unpack(made)
+        assert video_z is not None and audio_z is not None
+        return [self.codec.decode(video_z[i : i + 1], audio_z[i : i + 1]) for i in range(len(seeds))]
+
+
+def _sound_tokens(audio_z: Tensor) -> Tensor:
+    pad = latents.TOKEN_WIDTH - latents.AUDIO_CHANNELS
+    return torch.nn.functional.pad(audio_z.transpose(1, 2), (0, pad))
+
+
+def _silence(clip: Clip) -> np.ndarray:
+    return np.zeros((1, latents.samples_from_frames(len(clip.frames))), np.float32)
+
+
+def _exactly(clip: Clip, frames: int) -> Clip:
+    """Cut, or prolonged by its last frame and silence."""
+    kept = clip.frames[:frames]
+    if len(kept) < frames:
+        kept = np.concatenate([kept, np.repeat(kept[-1:], frames - len(kept), 0)])
+    audio = None
+    if clip.audio is not None:
+        need = latents.samples_from_frames(frames)
+        samples = clip.audio.samples[:1, :need]
+        audio = Audio(np.pad(samples, ((0, 0), (0, need - samples.shape[1]))), NATIVE_RATE)
+    return Clip(kept, NATIVE_FPS, audio)
+
+
+def _tail(clip: Clip, frames: int) -> Clip:
+    audio = None
+    if clip.audio is not None:
+        end = latents.samples_from_frames(len(clip.frames))
+        samples = clip.audio.samples[:1, :end]
+        samples = np.pad(samples, ((0, 0), (0, end - samples.shape[1])))
+        audio = Audio(np.ascontiguousarray(samples[:, -latents.samples_from_frames(frames) :]), NATIVE_RATE)
+    return Clip(clip.frames[-frames:], NATIVE_FPS, audio)
+
+
+def _join(pieces: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> Clip:
+    samples = np.concatenate([s for _, s in pieces if s is not None], 1)
+    return Clip(np.concatenate([f for f, _ in pieces]), NATIVE_FPS, Audio(samples, NATIVE_RATE))

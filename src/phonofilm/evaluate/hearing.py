@@ -1,0 +1,297 @@
+"""What a soundtrack holds: onsets, counts, classes of sound, the spoken word, and where speech is loud.
+
+Everything is told by the nearest template, made from the playhouse's own sounds. Sound is 16 kHz mono.
+Letters: N samples, F spectra in time, B bands, M templates, K length of a template in spectra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonofilm.playhouse import speech
+from phonofilm.playhouse.scene import ACTS, COUNTED, FACES, FLOORS, KINDS, MATERIALS, MOVING, SIZES, SPEEDS, Actor, Scene
+from phonofilm.playhouse.sound import SOUND_CLASSES, sound_class, synthesize
+from phonofilm.playhouse.stage import perform
+
+Floats = NDArray[np.float32]
+
+RATE: Final = 16_000
+BANDS: Final = 36  # B
+HOP: Final = 160  # samples: 100 Hz
+WINDOW: Final = 400
+LOW, HIGH = 70.0, 7600.0  # Hz
+FLOOR: Final = 1e-4  # power below which all is silence
+FINE_HOP, FINE_WINDOW = 32, 128  # of onsets: 2 ms, 8 ms
+ONSET_SHARE: Final = 0.22  # rise of an onset, beside the largest of the clip
+ONSET_LEAST: Final = 6.0
+ONSET_GAP: Final = 0.06  # seconds between two onsets
+NEAREST: Final = 5
+SCENES: Final = 14  # for each kind, act and material
+SEED: Final = 78_000_000
+TEMPOS: Final = (0.9, 0.95, 1.0, 1.05, 1.1)
+PITCHES: Final = (0.25, 0.75)
+STRUCK: Final = tuple(c for c in SOUND_CLASSES if c.endswith("ball")) + ("box", "bell", "drum", "metronome")
+
+
+def _filters(window: int) -> Floats:
+    """Triangles on the mel scale (window // 2 + 1, B)."""
+    mel = np.linspace(*(2595 * np.log10(1 + np.array([LOW, HIGH]) / 700)), BANDS + 2)
+    edges = 700 * (10 ** (mel / 2595) - 1)
+    hertz = np.fft.rfftfreq(window, 1 / RATE)[:, None]
+    low, mid, high = edges[:-2], edges[1:-1], edges[2:]
+    up, down = (hertz - low) / (mid - low), (high - hertz) / (high - mid)
+    triangles = np.maximum(0, np.minimum(up, down))
+    return np.asarray(triangles / np.maximum(triangles.sum(0), 1e-9), np.float32)
+
+
+@lru_cache(maxsize=4)
+def _kernel(window: int, bins: int) -> tuple[Floats, Floats]:
+    return np.hanning(window + 1)[:window].astype(np.float32), _filters(bins)
+
+
+def _framed(samples: Floats, window: int, hop: int) -> Floats:
+    """Overlapping pieces, the k-th centred on sample k * hop: (F, window)."""
+    padded = np.pad(samples, window // 2)
+    count = 1 + len(samples) // hop
+    padded = np.pad(padded, (0, max(0, (count - 1) * hop + window - len(padded))))
+    return np.lib.stride_tricks.sliding_window_view(padded, window)[:: hop][:count]
+
+
+def mel_power(samples: Floats, hop: int = HOP, window: int = WINDOW) -> Floats:
+    """Power in mel bands at sample k * hop: (F, B)."""
+    bins = 512 if window > 256 else 256
+    shape, filters = _kernel(window, bins)
+    spectrum = np.fft.rfft(_framed(samples, window, hop) * shape, bins)
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+    return power @ filters
+
+
+def _log(power: Floats) -> Floats:
+    return np.asarray(np.log(power + FLOOR), np.float32)
+
+
+# --- onsets ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Onsets:
+    """Where something starts to sound."""
+
+    times: NDArray[np.float64]  # seconds, ascending
+    rise: NDArray[np.float64]  # how sudden, over all bands
+
+
+def find_onsets(samples: Floats) -> Onsets:
+    """Sudden rises of power in many bands, timed to a millisecond by the rise of the waveform's power."""
+    level = np.log(mel_power(samples, FINE_HOP, FINE_WINDOW) + 10 * FLOOR)
+    lag = 5
+    flux = np.zeros(len(level))
+    flux[lag:] = np.maximum(level[lag:] - np.maximum(level[:-lag], np.roll(level, 1, 0)[:-lag]), 0).sum(1)
+    threshold = max(ONSET_LEAST, ONSET_SHARE * float(flux.max(initial=0.0)))
+    times, rises = [], []
+    gap = round(ONSET_GAP * RATE / FINE_HOP)
+    for k in np.nonzero(flux >= threshold)[0]:
+        around = flux[max(0, k - gap) : k + gap + 1]
+        if flux[k] < around.max() or (times and k * FINE_HOP / RATE - times[-1] < ONSET_GAP / 2):
+            continue
+        times.append(_instant(samples, k * FINE_HOP))
+        rises.append(float(flux[k]))
+    return Onsets(np.asarray(times, np.float64), np.asarray(rises, np.float64))
+
+
+def _instant(samples: Floats, near: int) -> float:
+    """Seconds at which the power rises most within 16 ms of a sample."""
+    start = max(0, near - 320)
+    part = samples[start : near + 256].astype(np.float64)
+    sharp = np.diff(part, prepend=part[:1])  # high notes rise first
+    power = np.convolve(part**2 + 4 * sharp**2, np.ones(16) / 16, "same")
+    level = np.log(power + 1e-6)
+    reach = 48
+    if len(level) < 3 * reach:
+        return near / RATE
+    smooth = np.concatenate([[0], np.cumsum(level)])
+    k = np.arange(reach, len(level) - reach)
+    rise = smooth[k + reach] - 2 * smooth[k] + smooth[k - reach]
+    return float(start + k[int(rise.argmax())]) / RATE
+
+
+def count_chirps(samples: Floats) -> int:
+    """How many separate stretches of whistling there are, 2 to 6 kHz."""
+    power = mel_power(samples)
+    hertz = np.linspace(*(2595 * np.log10(1 + np.array([LOW, HIGH]) / 700)), BANDS + 2)[1:-1]
+    centre = 700 * (10 ** (hertz / 2595) - 1)
+    level = np.sqrt(power[:, (centre > 2000) & (centre < 6000)].sum(1))
+    top = float(np.percentile(level, 99.5))
+    if top < 0.05:
+        return 0
+    loud = np.convolve(level > 0.25 * top, np.ones(5), "same") > 0
+    starts = np.diff(loud.astype(int), prepend=0) == 1
+    ends = np.diff(loud.astype(int), append=0) == -1
+    return int(((np.nonzero(ends)[0] - np.nonzero(starts)[0]) > 8).sum())
+
+
+# --- classes of sound -----------------------------------------------------------------------------------------------
+def _whole(samples: Floats) -> Floats:
+    """What a clip sounds like while it sounds: level, spread and movement of each band, (3 B,)."""
+    level = _log(mel_power(samples))
+    total = level.max(1)
+    loud = level[total > max(float(total.max()) - 7.0, np.log(FLOOR) + 1.0)]
+    if len(loud) < 3:
+        loud = level
+    shape = loud - loud.mean()
+    steps = np.abs(np.diff(level, axis=0))[total[1:] > total.max() - 7.0] if len(level) > 2 else np.zeros((1, BANDS))
+    steps = steps if len(steps) else np.zeros((1, BANDS), np.float32)
+    return np.concatenate([shape.mean(0), 0.7 * loud.std(0), 1.5 * steps.mean(0)]).astype(np.float32)
+
+
+def _struck(power: Floats, at: float) -> Floats:
+    """What a blow at `at` seconds adds to what was heard before it: just after it and later, (3 B,)."""
+    k = round(at * RATE / HOP)
+    before = power[max(0, k - 5) : max(1, k - 1)].mean(0)
+    parts = []
+    for first, last in ((0, 4), (4, 10), (10, 20)):
+        part = power[min(k + first, len(power) - 1) : k + last]
+        parts.append(_log(np.maximum((part.mean(0) if len(part) else power[-1]) - before, 0)))
+    added = np.concatenate(parts)
+    return np.asarray(added - added.mean(), np.float32)
+
+
+def _scenes() -> Iterator[Scene]:
+    rng = np.random.default_rng(SEED)
+    for kind in KINDS:
+        for act in ACTS[kind]:
+            for material in MATERIALS if kind == "ball" else (None,):
+                for index in range(2 * SCENES if kind in FACES else SCENES):
+                    actor = Actor(
+                        kind, act, None if kind == "rain" else "red", "medium" if kind == "rain" else SIZES[index % 3], material,
+                        str(rng.choice(["left", "right"])) if act in MOVING else None, str(rng.choice(SPEEDS)),
+                        int(rng.integers(1, 4)) if act in COUNTED else None,
+                        str(rng.choice(speech.WORDS)) if kind in FACES else None,
+                    )  # fmt: skip
+                    other = (Actor(**{**vars(actor), "size": str(rng.choice(SIZES)), "direction": "right"}),) if act == "collide" else ()
+                    yield Scene((actor, *other), str(rng.choice(FLOORS)), "day", "still", 2.5, int(rng.integers(2**31)))
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    looks_MD: Floats
+    names: NDArray[np.intp]  # (M,) index into SOUND_CLASSES
+
+    def nearest(self, look: Floats) -> dict[str, float]:
+        """Votes of the nearest templates for each class, adding to 1."""
+        distance = ((self.looks_MD - look) ** 2).sum(1)
+        near = np.argpartition(distance, NEAREST)[:NEAREST]
+        weight = 1 / (distance[near] + 1.0)
+        votes: dict[str, float] = {}
+        for k, w in zip(near, weight / weight.sum(), strict=True):
+            name = SOUND_CLASSES[self.names[k]]
+            votes[name] = votes.get(name, 0.0) + float(w)
+        return votes
+
+
+@lru_cache(maxsize=1)
+def _shelves() -> tuple[_Shelf, _Shelf]:
+    """Templates of whole clips, and of single blows."""
+    whole: list[tuple[Floats, int]] = []
+    blows: list[tuple[Floats, int]] = []
+    for scene in _scenes():
+        play = perform(scene)
+        samples = synthesize([play], RATE)[0].numpy()
+        actor = scene.actors[0]
+        name = SOUND_CLASSES.index(sound_class(actor.kind, actor.material))
+        whole.append((_whole(samples), name))
+        if actor.act in ("bounce", "fall", "ring", "strike", "tick"):
+            power = mel_power(samples)
+            blows += [(_struck(power, e.time), name) for e in play.events[:3] if e.time < scene.seconds - 0.15]
+    return tuple(_Shelf(np.stack([w[0] for w in v]), np.array([w[1] for w in v])) for v in (whole, blows))  # type: ignore[return-value]
+
+
+def class_of_clip(samples: Floats) -> dict[str, float]:
+    """Which class of sound a clip with one actor holds: votes that add to 1."""
+    return _shelves()[0].nearest(_whole(samples))
+
+
+def class_of_blows(samples: Floats, times: Sequence[float]) -> list[dict[str, float]]:
+    """Which class of struck thing sounds from each instant on: votes that add to 1."""
+    power = mel_power(samples)
+    return [_shelves()[1].nearest(_struck(power, t)) for t in times]
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Spoken:
+    """The word that fits best."""
+
+    word: str
+    voice: str
+    tempo: float
+    start: float  # seconds
+    seconds: float
+    fit: float  # correlation with the template, -1..1
+    power: Floats  # (F, B) of the template, from the start on
+    scores: dict[str, float]  # best fit of each word
+
+
+@lru_cache(maxsize=1)
+def _words() -> dict[int, tuple[Floats, list[tuple[str, str, float, float]]]]:
+    """Templates by their length K: (M, K * B) of zero mean and unit norm, and what each says."""
+    rows: dict[int, list[tuple[Floats, tuple[str, str, float, float]]]] = {}
+    for voice in speech.VOICES:
+        for word in speech.WORDS:
+            for tempo in TEMPOS:
+                for pitch in PITCHES:
+                    look = _speech_look(mel_power(speech.say(word, voice, pitch, tempo)))
+                    flat = (look - look.mean()).reshape(-1)
+                    rows.setdefault(len(look), []).append((flat / np.linalg.norm(flat), (word, voice, tempo, pitch)))
+    return {k: (np.stack([r[0] for r in v]), [r[1] for r in v]) for k, v in rows.items()}
+
+
+def _speech_look(power: Floats) -> Floats:
+    """Power in decades above a floor that lies 45 dB below the loudest band."""
+    top = float(power.max())
+    return np.asarray(np.log10(power + 10**-4.5 * top + 1e-9) - np.log10(10**-4.5 * top + 1e-9), np.float32)
+
+
+def find_word(samples: Floats) -> Spoken:
+    """The word and voice, of all that the playhouse can say, whose sound fits best at any start."""
+    power = mel_power(samples)
+    look = _speech_look(power)
+    best: tuple[float, int, tuple[str, str, float, float], int] = (-2.0, 0, ("", "", 1.0, 0.5), 1)
+    scores: dict[str, float] = {}
+    for length, (templates, said) in _words().items():
+        if length > len(look):
+            continue
+        windows = np.lib.stride_tricks.sliding_window_view(look, length, 0)  # (F - K + 1, B, K)
+        flat = windows.transpose(0, 2, 1).reshape(len(windows), -1)
+        flat = flat - flat.mean(1, keepdims=True)
+        norm = np.linalg.norm(flat, axis=1) + 1e-3
+        fits = (flat @ templates.T) / norm[:, None]
+        tops = fits.max(0)
+        for m, top in enumerate(tops):
+            word = said[m][0]
+            if top > scores.get(word, -2.0):
+                scores[word] = float(top)
+        m = int(tops.argmax())
+        if tops[m] > best[0]:
+            best = (float(tops[m]), int(fits[:, m].argmax()), said[m], length)
+    fit, start, (word, voice, tempo, pitch), length = best
+    own = mel_power(speech.say(word, voice, pitch, tempo))  # type: ignore[arg-type]
+    return Spoken(word, voice, tempo, start * HOP / RATE, speech.duration(word, tempo), fit, own, scores)
+
+
+def speech_envelope(samples: Floats, spoken: Spoken, alone: bool) -> NDArray[np.float64]:
+    """Loudness of the voice at 100 Hz: (F,). Beside another actor, what the word's template allows."""
+    power = mel_power(samples)
+    if not alone:
+        first = round(spoken.start * RATE / HOP)
+        own = spoken.power[: max(0, len(power) - first)]
+        part = power[first : first + len(own)]
+        gain = float(np.median(part[own > 0.05 * own.max()] / own[own > 0.05 * own.max()])) if len(own) else 1.0
+        limit = np.zeros_like(power)
+        limit[first : first + len(own)] = 1.6 * gain * own
+        power = np.minimum(power, limit)
+    return np.asarray(np.sqrt(power[:, 2:].sum(1)), np.float64)

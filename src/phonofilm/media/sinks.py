@@ -1,0 +1,329 @@
+"""How each kind of file takes its frames and its sound, one after another.
+
+H rows, W columns, C channels, N samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import wave
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from phonofilm.clip import Audio, Frames, Samples, exact_rate, resample
+from phonofilm.errors import InputError
+from phonofilm.files import replacing
+from phonofilm.media.formats import SOUND_FILE, is_pattern, sequence
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
+SUFFIXES: Final = (".mp4", ".mov", ".webm", ".mkv", ".gif", ".wav", ".png")
+LAYOUTS: Final = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_OPUS_RATES: Final = (8000, 12000, 16000, 24000, 48000)
+_AAC_RATES: Final = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+_BT709: Final = 1  # ITU-T H.273: primaries, transfer and matrix of ITU-R BT.709 all have the number 1
+_LIMITED_RANGE: Final = 1
+
+
+class Sink(Protocol):
+    """Takes frames and sound; `finish` completes the file, `abandon` lets go of it."""
+
+    def picture(self, frame: Frames) -> None:
+        """One frame (H, W, 3)."""
+
+    def sound(self, samples: Samples) -> None:
+        """Samples (C, N)."""
+
+    def finish(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+@contextlib.contextmanager
+def opened(path: Path, fps: float, sample_rate: int | None, channels: int) -> Iterator[Sink]:
+    """A sink for `path`; the file takes its place when the block ends well, else nothing is left of it."""
+    suffix = path.suffix.lower()
+    if is_pattern(path) and suffix == ".png":
+        manager = _sequence(path, fps, sample_rate, channels)
+    elif suffix == "" and path.name and not is_pattern(path):
+        manager = _sequence(path / "%04d.png", fps, sample_rate, channels)
+    elif suffix not in SUFFIXES:
+        raise InputError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}, or none for a folder of PNGs")
+    elif suffix == ".wav" and sample_rate is None:
+        raise InputError(f"{path}: a clip without sound cannot become a WAV")
+    else:
+        manager = _file(path, suffix, fps, sample_rate, channels)
+    with manager as sink:
+        yield sink
+
+
+@contextlib.contextmanager
+def _file(path: Path, suffix: str, fps: float, sample_rate: int | None, channels: int) -> Iterator[Sink]:
+    with replacing(path) as beside:
+        sink: Sink
+        match suffix:
+            case ".wav":
+                sink = _Wav(beside, sample_rate or 0, channels)
+            case ".png":
+                sink = _Png(beside)
+            case ".gif":
+                sink = _Gif(beside, fps)
+            case _:
+                sink = _Film(beside, suffix, fps, sample_rate, channels)
+        try:
+            yield sink
+            sink.finish()
+        except BaseException:
+            sink.abandon()
+            raise
+
+
+@contextlib.contextmanager
+def _sequence(pattern: Path, fps: float, sample_rate: int | None, channels: int) -> Iterator[Sink]:
+    """Made in a folder of its own, then moved; replaces an older sequence of that name."""
+    new_folder = not pattern.parent.exists()
+    pattern.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".sequence.", dir=pattern.parent))
+    try:
+        sink = _Sequence(beside / pattern.name, fps, sample_rate, channels)
+        try:
+            yield sink
+            sink.finish()
+        except BaseException:
+            sink.abandon()
+            raise
+        for old in [*sequence(pattern), pattern.parent / SOUND_FILE]:
+            old.unlink(missing_ok=True)
+        for new in beside.iterdir():
+            os.replace(new, pattern.parent / new.name)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        if new_folder:
+            with contextlib.suppress(OSError):  # it is not empty: all went well
+                pattern.parent.rmdir()
+
+
+class _Film:
+    """Picture and sound in one container, through FFmpeg."""
+
+    def __init__(self, path: Path, suffix: str, fps: float, sample_rate: int | None, channels: int) -> None:
+        self.path, self.suffix, self.rate = path, suffix, exact_rate(fps)
+        self.sample_rate, self.channels = sample_rate, channels
+        self.count = self.samples = 0
+        self.container: OutputContainer | None = None
+        self.video: VideoStream
+        self.audio: AudioStream | None = None
+        legal = _OPUS_RATES if suffix in (".webm", ".mkv") else _AAC_RATES
+        self.coded_rate = sample_rate and min((r for r in legal if r >= sample_rate), default=max(legal))
+        self.waiting: list[Samples] = []
+
+    def open(self, width: int, height: int) -> OutputContainer:
+        import av
+
+        h264 = self.suffix in (".mp4", ".mov")
+        names = {".mp4": "mp4", ".mov": "mov", ".webm": "webm", ".mkv": "matroska"}
+        options = {"movflags": "+faststart"} if h264 else {}
+        container = av.open(str(self.path), "w", format=names[self.suffix], options=options)
+        self.container = container
+        if h264:
+            coding = {"preset": "veryfast", "crf": "18"}
+        else:
+            coding = {"crf": "24", "b": "0", "deadline": "realtime", "cpu-used": "8", "row-mt": "1"}
+        video: VideoStream = container.add_stream("libx264" if h264 else "libvpx-vp9", self.rate, coding)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        video.color_primaries = video.color_trc = video.colorspace = _BT709
+        video.color_range = _LIMITED_RANGE
+        self.video = video
+        if self.coded_rate is not None:
+            audio: AudioStream = container.add_stream("aac" if h264 else "libopus", self.coded_rate)
+            audio.codec_context.layout = LAYOUTS[self.channels]
+            audio.bit_rate = 64_000 * self.channels
+            self.audio = audio
+        return container
+
+    def picture(self, frame: Frames) -> None:
+        import av
+
+        height, width = frame.shape[:2]
+        even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        container = self.container or self.open(even.shape[1], even.shape[0])
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+        yuv = rgb.reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE)
+        yuv.pts, yuv.time_base, yuv.duration = self.count, 1 / self.rate, 1
+        self.count += 1
+        container.mux(self.video.encode(yuv))
+        if self.coded_rate == self.sample_rate:
+            for samples in self.waiting:
+                self._code(samples)
+            self.waiting.clear()
+
+    def sound(self, samples: Samples) -> None:
+        # the header needs the size of the picture first, and a change of rate needs all of the sound
+        if self.container is None or self.coded_rate != self.sample_rate:
+            self.waiting.append(samples)
+        else:
+            self._code(samples)
+
+    def _code(self, samples: Samples) -> None:
+        import av
+
+        assert self.container is not None and self.audio is not None and self.coded_rate is not None
+        sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", LAYOUTS[self.channels])
+        sound.sample_rate, sound.pts, sound.time_base = self.coded_rate, self.samples, Fraction(1, self.coded_rate)
+        self.samples += samples.shape[1]
+        self.container.mux(self.audio.encode(sound))
+
+    def finish(self) -> None:
+        if self.container is None:
+            raise InputError("a film needs at least one frame")
+        if self.waiting and self.sample_rate and self.coded_rate:
+            whole = Audio(np.clip(np.concatenate(self.waiting, axis=1), -1, 1), self.sample_rate)
+            self._code(resample(whole, self.coded_rate).samples)
+        self.container.mux(self.video.encode(None))
+        if self.audio is not None:
+            self.container.mux(self.audio.encode(None))
+        self.container.close()
+
+    def abandon(self) -> None:
+        if self.container is not None:
+            with contextlib.suppress(Exception):  # the file goes anyway, and the first error is the one to tell
+                self.container.close()
+
+
+class _Gif:
+    """An animated GIF: 256 colours for each frame, times in hundredths of a second, no sound."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.fps = path, fps
+        self.count, self.last = 0, -100
+        self.container: OutputContainer | None = None
+        self.video: VideoStream
+
+    def picture(self, frame: Frames) -> None:
+        import av
+        from PIL import Image
+
+        if self.container is None:
+            self.container = av.open(str(self.path), "w", format="gif")
+            # no cropping to what changed: FFmpeg compares numbers of colours, whose tables differ from frame to frame
+            self.video = self.container.add_stream("gif", rate=100, options={"gifflags": "0"})
+            self.video.width, self.video.height, self.video.pix_fmt = frame.shape[1], frame.shape[0], "pal8"
+            self.video.codec_context.time_base = Fraction(1, 100)
+        time = round(100 * self.count / self.fps)
+        self.count += 1
+        if time - self.last < 2:  # browsers slow down anything faster
+            return
+        self.last = time
+        flat = Image.fromarray(frame).quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+        colours = np.asarray(flat.getpalette(), np.uint8).reshape(-1, 3)
+        table = np.full((256, 4), 255, np.uint8)  # alpha, red, green, blue
+        table[: len(colours), 1:] = colours
+        packed = av.VideoFrame.from_ndarray((np.asarray(flat), table), format="pal8")  # type: ignore[arg-type]
+        packed.pts, packed.time_base = time, Fraction(1, 100)
+        self.container.mux(self.video.encode(packed))
+
+    def sound(self, samples: Samples) -> None:
+        """A GIF is silent."""
+
+    def finish(self) -> None:
+        if self.container is None:
+            raise InputError("a GIF needs at least one frame")
+        self.container.mux(self.video.encode(None))
+        self.container.close()
+
+    def abandon(self) -> None:
+        if self.container is not None:
+            with contextlib.suppress(Exception):
+                self.container.close()
+
+
+class _Wav:
+    """16-bit PCM."""
+
+    def __init__(self, path: Path, sample_rate: int, channels: int) -> None:
+        self.file = wave.open(str(path), "wb")  # noqa: SIM115 (closed in finish or abandon)
+        self.file.setnchannels(channels)
+        self.file.setsampwidth(2)
+        self.file.setframerate(sample_rate)
+
+    def picture(self, frame: Frames) -> None:
+        """A WAV has no picture."""
+
+    def sound(self, samples: Samples) -> None:
+        whole = np.clip(np.rint(samples.T * 32768.0), -32768, 32767).astype("<i2")
+        self.file.writeframesraw(whole.tobytes())
+
+    def finish(self) -> None:
+        self.file.close()
+
+    def abandon(self) -> None:
+        with contextlib.suppress(Exception):
+            self.file.close()
+
+
+class _Png:
+    """One picture."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count = path, 0
+
+    def picture(self, frame: Frames) -> None:
+        self.count += 1
+        if self.count > 1:
+            raise InputError("a PNG holds one picture; write a film to a pattern such as out/%04d.png")
+        _save_png(frame, self.path, None)
+
+    def sound(self, samples: Samples) -> None:
+        """A PNG is silent."""
+
+    def finish(self) -> None:
+        if self.count == 0:
+            raise InputError("a PNG needs a frame")
+
+    def abandon(self) -> None:
+        """The file beside the target goes with the block around it."""
+
+
+def _save_png(frame: Frames, path: Path, fps: float | None) -> None:
+    from PIL import Image, PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    if fps is not None:
+        info.add_text("fps", repr(float(fps)))
+    Image.fromarray(frame).save(path, format="PNG", pnginfo=info, compress_level=4)
+
+
+class _Sequence:
+    """Numbered PNGs that know their rate, and sound.wav beside."""
+
+    def __init__(self, pattern: Path, fps: float, sample_rate: int | None, channels: int) -> None:
+        self.pattern, self.fps, self.count = pattern, fps, 0
+        self.wav = _Wav(pattern.parent / SOUND_FILE, sample_rate, channels) if sample_rate else None
+
+    def picture(self, frame: Frames) -> None:
+        _save_png(frame, self.pattern.parent / (self.pattern.name % self.count), self.fps)
+        self.count += 1
+
+    def sound(self, samples: Samples) -> None:
+        if self.wav:
+            self.wav.sound(samples)
+
+    def finish(self) -> None:
+        if self.count == 0:
+            raise InputError("a sequence needs at least one frame")
+        if self.wav:
+            self.wav.finish()
+
+    def abandon(self) -> None:
+        if self.wav:
+            self.wav.abandon()

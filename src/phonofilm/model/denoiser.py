@@ -1,0 +1,268 @@
+"""The denoiser: one transformer over text, picture and sound, which predicts the clean strip.
+
+Shapes: B batch, N tokens of the strip, D = 128 width of a token, L text tokens, C channels of the text,
+M = registers + L + N tokens of the stream, W its width, H heads, K channels of a head, R rows of a modulation table.
+
+After DiT (2212.09748), JiT's x-prediction (2511.13720), query-key norm (2302.05442), rotary positions (2104.09864),
+registers (2309.16588). What depends on the noise level is a small table in each block over a fixed basis of cosines,
+one set for the picture and one for the sound: every token may then have its own noise level at no cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phonofilm.latents import AUDIO_CHANNELS, TOKEN_WIDTH, Geometry
+
+SHARPEST = 32.0  # largest attention logit
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Sizes of a denoiser. The default is the shipped one: 10.3M parameters."""
+
+    width: int = 320  # channels of a token in the stream; a multiple of `head`
+    blocks: int = 8  # transformer blocks
+    head: int = 64  # channels of an attention head; half of them (pairs) rotate: 1/2 by time, 1/4 by y, 1/4 by x
+    expansion: int = 4  # hidden width of the feed-forward over `width`
+    text_width: int = 256  # channels of the text encoder's vectors
+    registers: int = 4  # learned tokens without a place, for what belongs to no other token
+    cosines: int = 12  # cos(pi k t), k < cosines: the basis over noise levels of the modulation
+    fastest: float = 12.0  # rad/s of the fastest rotation over time: half a turn a video token
+    slowest: float = 0.25  # rad/s of the slowest: well under a turn in the longest clip
+    finest: float = 3.0  # radians a token of the fastest rotation over y and x
+    coarsest: float = 0.3  # radians a token of the slowest
+    roles: int = 2  # what a token is for: 0 a part of the clip, 1 an appended image
+
+    def __post_init__(self) -> None:
+        if self.width % self.head or self.head % 8:
+            raise ValueError(f"width {self.width} must be a multiple of head {self.head}, and that a multiple of 8")
+        for name in ("blocks", "expansion", "text_width", "cosines", "roles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def rows(self) -> int:
+        """Rows of a modulation table: the cosines of the picture, those of the sound, and text and registers."""
+        return 2 * self.cosines + 1
+
+
+class Linear(nn.Linear):
+    """Linear map without bias whose float32 weight is used in the type of its input; `std` 0 starts as zero."""
+
+    def __init__(self, fan_in: int, fan_out: int, std: float | None = None) -> None:
+        super().__init__(fan_in, fan_out, bias=False)
+        nn.init.normal_(self.weight, std=fan_in**-0.5 if std is None else std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+def norm(x: Tensor) -> Tensor:
+    """Layer norm over the last axis, without parameters."""
+    return F.layer_norm(x, x.shape[-1:])
+
+
+def attend(q_BHMK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor) -> Tensor:
+    """Attention with logits q.k, of size at most `SHARPEST`, no mask.
+
+    On a CPU two plain products around an exponential: at these lengths (M of about 300) the products run at 0.3
+    TFLOP/s in bfloat16, the fused kernel, which tiles for long sequences, at 0.12 (two AVX512-BF16 cores). As logits
+    are bounded, no maximum is subtracted, and the sum is divided out after the second product, so that nothing but
+    the exponential passes over M x M values.
+    """
+    if q_BHMK.device.type != "cpu":
+        fused: Tensor = F.scaled_dot_product_attention(q_BHMK, k_BHMK, v_BHMK, scale=1.0)
+        return fused
+    B, H, M, K = q_BHMK.shape
+    q, k, v = (x.reshape(B * H, M, K) for x in (q_BHMK, k_BHMK, v_BHMK))
+    weights = torch.bmm(q, k.transpose(1, 2)).float().exp()
+    sums = weights.sum(dim=-1, keepdim=True)
+    return (torch.bmm(weights.to(v.dtype), v) / sums).to(v.dtype).view(B, H, M, K)
+
+
+def rotate(x_BMHK: Tensor, cos_MK: Tensor, sin_MK: Tensor) -> Tensor:
+    """Rotate channel k of each head with channel k + K/2 (2104.09864); `sin` bears the sign of each half."""
+    half = x_BMHK.shape[-1] // 2
+    swapped_BMHK = x_BMHK.view(*x_BMHK.shape[:-1], 2, half).flip(-2).view(x_BMHK.shape)
+    return x_BMHK * cos_MK[..., :, None, :] + swapped_BMHK * sin_MK[..., :, None, :]
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on a norm whose scale and shift depend on the token's noise level."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        width, self.head = config.width, config.head
+        self.modulation = Linear(config.rows, 4 * width, std=0)  # scale, shift; scale, shift
+        self.sharpness = nn.Parameter(torch.full((width // config.head, 1), math.log(8.0)))  # of attention, by head
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width, std=0)
+        self.up = Linear(width, config.expansion * width)
+        self.down = Linear(config.expansion * width, width, std=0)
+
+    def forward(self, x_BMW: Tensor, basis_BMR: Tensor, cos_MK: Tensor, sin_MK: Tensor) -> Tensor:
+        B, M, W = x_BMW.shape
+        dtype = basis_BMR.dtype
+        scale1, shift1, scale2, shift2 = self.modulation(basis_BMR).chunk(4, dim=-1)
+
+        h = (norm(x_BMW) * (1 + scale1) + shift1).to(dtype)
+        q, k, v = self.qkv(h).view(B, M, 3, W // self.head, self.head).unbind(2)
+        # unit vectors, so that a logit is a cosine times the head's sharpness
+        sharpness = self.sharpness.clamp(max=math.log(SHARPEST)).exp() * self.head**-0.5
+        q = rotate(norm(q), cos_MK, sin_MK) * sharpness
+        k = rotate(norm(k), cos_MK, sin_MK) * self.head**-0.5
+        a_BHMK = attend(q.to(dtype).transpose(1, 2), k.to(dtype).transpose(1, 2), v.transpose(1, 2))
+        x_BMW = x_BMW + self.out(a_BHMK.transpose(1, 2).reshape(B, M, W))
+
+        h = (norm(x_BMW) * (1 + scale2) + shift2).to(dtype)
+        out_BMW: Tensor = x_BMW + self.down(F.gelu(self.up(h)))
+        return out_BMW
+
+
+class Denoiser(nn.Module):
+    """Noisy strip, its noise levels and the text → clean strip.
+
+    `compute` is the type of the matrix products: bfloat16 by default where the machine has it, else float32; the
+    residual stream and the weights in training are float32.
+    """
+
+    def __init__(self, config: DenoiserConfig | None = None, *, compute: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.config = config = config or DenoiserConfig()
+        self.compute = compute or native_type()
+        width = config.width
+        self.video_in = Linear(TOKEN_WIDTH, width)
+        self.audio_in = Linear(AUDIO_CHANNELS, width)
+        self.text_in = Linear(config.text_width, width)
+        self.registers = nn.Parameter(torch.randn(config.registers, width) * 0.5)
+        self.position = Linear(config.head, width, std=0.1)
+        self.role = nn.Embedding(config.roles, width)
+        nn.init.zeros_(self.role.weight)
+        self.level = Linear(config.rows, width, std=0.1)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.modulation = Linear(config.rows, 2 * width, std=0)
+        self.video_out = Linear(width, TOKEN_WIDTH, std=0)
+        self.audio_out = Linear(width, AUDIO_CHANNELS, std=0)
+        self._run_block: Callable[..., Tensor] = _run_block
+
+    def forward(self, x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, geometry: Geometry) -> Tensor:
+        """Predict the clean strip.
+
+        Args:
+            x_BND: the noisy strip, (1 - t) clean + t noise, about unit variance.
+            t_BN: noise level of each token, in [0, 1]; 0 is clean and given.
+            text_BLC: the text encoder's vectors, with one learned vector where there is no text.
+            geometry: what lies where on the strip.
+
+        Returns:
+            x0_BND float32; 0 in the unused channels of the sound, and whatever on tokens with t = 0.
+        """
+        g, config, dtype, device = geometry, self.config, self.compute, x_BND.device
+        B, N, _ = x_BND.shape
+        assert N == g.n and t_BN.shape == (B, N), (x_BND.shape, t_BN.shape, g)
+        lead = config.registers + text_BLC.shape[1]  # tokens before the strip
+
+        basis_BMR = torch.cat([self._lead_basis(B, lead, device), self._basis(t_BN, g)], dim=1).to(dtype)
+        angle_NJ = self._angles(g.positions().to(device))
+        wave_NK = torch.cat([angle_NJ.cos(), angle_NJ.sin()], dim=-1)
+        role_W = self.role.weight
+        where_NW = self.position(wave_NK) + torch.cat(
+            [role_W[:1].expand(g.n_video + g.n_audio, -1), role_W[1:2].expand(g.n_extra, -1)]
+        )
+
+        x_BND = x_BND.to(dtype)
+        audio_BSW = self.audio_in(x_BND[:, g.audio, :AUDIO_CHANNELS])
+        strip_BNW = torch.cat([self.video_in(x_BND[:, g.video]), audio_BSW, self.video_in(x_BND[:, g.extra])], dim=1)
+        text_BLW = norm(self.text_in(text_BLC.to(dtype)).float())
+        x_BMW = torch.cat(
+            [self.registers.float().expand(B, -1, -1), text_BLW, strip_BNW.float() + where_NW.float()], dim=1
+        ) + self.level(basis_BMR)
+
+        angle_MJ = F.pad(angle_NJ, (0, 0, lead, 0))  # text and registers have no place: not rotated
+        cos_MK = angle_MJ.cos().repeat(1, 2)
+        sin_MK = torch.cat([-angle_MJ.sin(), angle_MJ.sin()], dim=-1)
+        run: Callable[..., Tensor] = self._run_block if self.training else _run_block
+        for block in self.blocks:
+            x_BMW = run(block, x_BMW, basis_BMR, cos_MK, sin_MK)
+
+        scale, shift = self.modulation(basis_BMR[:, lead:]).chunk(2, dim=-1)
+        h_BNW = (norm(x_BMW[:, lead:]) * (1 + scale) + shift).to(dtype)
+        audio_BSD = F.pad(self.audio_out(h_BNW[:, g.audio]), (0, TOKEN_WIDTH - AUDIO_CHANNELS))
+        out = [self.video_out(h_BNW[:, g.video]), audio_BSD, self.video_out(h_BNW[:, g.extra])]
+        return torch.cat(out, dim=1).float()
+
+    def bind(self, text_BLC: Tensor, geometry: Geometry) -> Callable[[Tensor, Tensor], Tensor]:
+        """What samplers take: (x_BND, t_BN) → x0_BND, for this text and geometry."""
+        def denoise(x_BND: Tensor, t_BN: Tensor) -> Tensor:
+            x0_BND: Tensor = self(x_BND, t_BN, text_BLC, geometry)
+            return x0_BND
+
+        return denoise
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Train through `torch.compile`, of one block, which serves them all; `dynamic=True`: and every geometry."""
+        self._run_block = torch.compile(_run_block, **options)
+
+    @property
+    def block_parameters(self) -> int:
+        """Weights that each token of the stream is multiplied with."""
+        return sum(p.numel() for p in self.blocks.parameters())
+
+    def training_flops(self, batch: int, tokens: int, text: int) -> float:
+        """Model FLOPs of a training step: 6 x parameters x tokens, and the products of attention, of the blocks."""
+        M = self.config.registers + text + tokens
+        return 6.0 * batch * M * self.block_parameters + 12.0 * batch * self.config.blocks * M * M * self.config.width
+
+    def _basis(self, t_BN: Tensor, g: Geometry) -> Tensor:
+        """(B, N, R): cos(pi k t) in the columns of the token's modality."""
+        k = torch.arange(self.config.cosines, device=t_BN.device)
+        waves = torch.cos(math.pi * k * t_BN[..., None].float())
+        video, sound = waves[:, g.video], waves[:, g.audio]
+        K, extra = self.config.cosines, waves[:, g.extra]
+        return torch.cat([F.pad(video, (0, K + 1)), F.pad(sound, (K, 1)), F.pad(extra, (0, K + 1))], dim=1)
+
+    def _lead_basis(self, batch: int, lead: int, device: torch.device) -> Tensor:
+        return F.one_hot(torch.full((batch, lead), self.config.rows - 1, device=device), self.config.rows).float()
+
+    def _angles(self, positions_N3: Tensor) -> Tensor:
+        """(N, head / 2) radians: the first half from seconds, a quarter each from y and x."""
+        pairs = self.config.head // 2
+
+        def turn(place_N: Tensor, count: int, fastest: float, slowest: float) -> Tensor:
+            speed = torch.logspace(math.log2(fastest), math.log2(slowest), count, 2.0, device=place_N.device)
+            return place_N[:, None] * speed
+
+        seconds, y, x = positions_N3.unbind(-1)
+        c = self.config
+        return torch.cat(
+            [
+                turn(seconds, pairs // 2, c.fastest, c.slowest),
+                turn(y, pairs // 4, c.finest, c.coarsest),
+                turn(x, pairs // 4, c.finest, c.coarsest),
+            ],
+            dim=-1,
+        )
+
+
+def _run_block(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    return block(*inputs)
+
+
+def native_type() -> torch.dtype:
+    """bfloat16 where matrix products are faster in it than in float32, else float32."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.backends.mkldnn.is_available() and _cpu_has_bf16() else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported

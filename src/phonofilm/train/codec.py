@@ -1,0 +1,487 @@
+"""Training of the two codecs. Resume is the same call again; what step n draws depends on the seed and on n alone.
+
+Shapes: B clips, T frames, H height, W width, N samples, K actors, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phonofilm import checkpoint
+from phonofilm.codec.audio import AudioCodec, AudioCodecConfig, audio_loss
+from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND
+from phonofilm.codec.video import VideoCodec, VideoCodecConfig, video_loss
+from phonofilm.files import replacing
+
+SIZES = ((128, 128), (96, 160), (160, 96))
+PAUSE = 2.0  # seconds: a longer step was a pause of the machine, and is not counted as more
+
+
+@dataclass(frozen=True)
+class Footage:
+    """One clip to learn from."""
+
+    frames: Tensor  # (T, H, W, 3) uint8
+    boxes: Tensor | None = None  # (T, K, 4) left, top, right, bottom of the actors in pixels; NaN if not to be seen
+
+
+Films = Callable[[Sequence[int]], list[Footage]]
+"""`films(indices)`: the clips of these numbers, each the same however often it is asked for; one size for each call."""
+
+Sounds = Callable[[Sequence[int]], Tensor]
+"""`sounds(indices)`: (B, N) samples in [-1, 1] at 16 kHz, of clips that are numbered likewise."""
+
+
+@dataclass(frozen=True)
+class CodecTraining:
+    """How a codec is trained: the numbers that both codecs share."""
+
+    seconds: float | None = 1200.0  # of wall-clock in all; the learning rate follows the share that is spent
+    steps: int | None = None  # instead of `seconds`: so many steps, which makes a run exactly repeatable
+    batch: int = 8
+    lr: float = 3e-3  # of the matrices (Muon); of all the rest (Adam) the same
+    warmup: int = 20  # steps
+    hold: float = 0.15  # share of the run after which the learning rate begins to fall, linearly to 0
+    ema: float = 0.995  # decay of the averaged weights, which are what is kept
+    noise: float = 0.2  # latent noise is drawn from U(0, noise) times the standard deviation of the channel
+    latent_l2: float = 1e-4  # weight of the mean square of the latents
+    clip: float = 1.0  # largest norm of the gradient
+    seed: int = 0
+    bf16: bool = True  # autocast; weights and optimiser stay float32
+    save_seconds: float = 200.0  # between saved states
+    sheet_steps: int = 400  # between sample sheets
+    log_steps: int = 20  # between points of the curves
+
+
+@dataclass(frozen=True)
+class VideoTraining(CodecTraining):
+    """How the video codec is trained: on crops, then on whole frames."""
+
+    crop: int = 64  # pixels
+    frames: int = 16
+    whole: float = 0.88  # share of the run after which whole frames are seen, batch / 4 of them
+    pool: int = 192  # clips at hand, of which crops are drawn
+    fresh: float = 0.5  # new clips for each step
+    actors: float = 0.6  # share of the crops that show an actor
+    stills: float = 0.05  # share of the crops that stand still, as pictures do
+    box_weight: float = 4.0  # of the error inside the box of an actor that fills a tenth of the picture, less 1
+
+
+@dataclass(frozen=True)
+class AudioTraining(CodecTraining):
+    """How the audio codec is trained: on stretches of fresh sound."""
+
+    batch: int = 12
+    stretch: int = 16  # latents: two seconds
+    bf16: bool = False
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal (Jordan et al. 2024, kellerjordan.github.io/posts/muon), scaled to Adam's step size
+    (arXiv:2502.16982).
+
+    A convolution counts as a matrix (out, in * kernel). The Newton-Schulz iteration runs on the small Gram matrix:
+    all its factors are polynomials of it and commute, so that the wide matrix is touched only twice.
+    """
+
+    def __init__(self, params: Sequence[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                m = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(m, group["momentum"]).flatten(1)
+                p.add_(orthogonal(update).view_as(p), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
+
+
+def orthogonal(x_RC: Tensor) -> Tensor:
+    """The matrix with the same singular vectors and singular values all near 1 (0.7 to 1.2)."""
+    wide = x_RC if x_RC.shape[0] <= x_RC.shape[1] else x_RC.T
+    wide = wide / (wide.norm() + 1e-12)
+    gram = wide @ wide.T
+    one = torch.eye(len(gram), device=x_RC.device)
+    total = one
+    for _ in range(5):
+        factor = 3.4445 * one - 4.7750 * gram + 2.0315 * (gram @ gram)
+        total = factor @ total
+        gram = factor @ gram @ factor
+    result: Tensor = total @ wide
+    return result if x_RC.shape[0] <= x_RC.shape[1] else result.T
+
+
+Model = TypeVar("Model", VideoCodec, AudioCodec)
+
+
+class _Run(Generic[Model]):
+    """The loop that both codecs share: budget, learning rate, averaged weights, saved states, curves and sheets."""
+
+    def __init__(self, name: str, model: Model, recipe: CodecTraining, out: Path, device: torch.device) -> None:
+        self.name, self.recipe, self.out, self.device = name, recipe, out, device
+        self.model: Model = model
+        self.step, self.spent = 0, 0.0
+        matrices: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
+        for key, p in model.named_parameters():
+            plain = p.ndim > 1 and p.flatten(1).shape[1] > 16 and "base" not in key and "decoder.leave" not in key
+            (matrices if plain else rest).append(p)
+        self.optimizers = [Muon(matrices, recipe.lr), torch.optim.AdamW(rest, recipe.lr, (0.9, 0.99), weight_decay=0.0)]
+        self.average = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        self.state_path = out / f"{name}.state"
+        if self.state_path.exists():
+            self._resume()
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, 0 to 1."""
+        if self.recipe.steps is not None:
+            return min(1.0, self.step / self.recipe.steps)
+        assert self.recipe.seconds is not None
+        return min(1.0, self.spent / self.recipe.seconds)
+
+    def generator(self, salt: int = 0) -> torch.Generator:
+        """What this step draws from."""
+        return torch.Generator().manual_seed((self.recipe.seed * 7 + salt) * 10_000_019 + self.step)
+
+    def go(
+        self,
+        loss: Callable[[_Run[Model]], tuple[Tensor, Mapping[str, Tensor]]],
+        sheet: Callable[[Model], np.ndarray[Any, Any]] | None,
+    ) -> None:
+        """Train until the budget is spent; afterwards the model holds the averaged weights."""
+        from torch.utils.tensorboard import SummaryWriter
+        from tqdm import tqdm
+
+        recipe, parameters = self.recipe, list(self.model.parameters())
+        curves = SummaryWriter(str(self.out / "curves" / self.name))
+        bar = tqdm(total=1000, initial=round(1000 * self.progress), desc=self.name, unit="‰", mininterval=5)
+        saved = last = time.monotonic()
+        while self.progress < 1.0:
+            rate = recipe.lr * min(1.0, (self.step + 1) / recipe.warmup)
+            rate *= min(1.0, max(0.02, (1 - self.progress) / (1 - recipe.hold)))
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+            value, parts = loss(self)
+            value.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            if bool(torch.isfinite(norm)):
+                for optimizer in self.optimizers:
+                    optimizer.step()
+            self.model.zero_grad(set_to_none=True)
+            decay = min(recipe.ema, (self.step + 1) / (self.step + 10))
+            current = self.model.state_dict()
+            torch._foreach_lerp_(list(self.average.values()), [current[k] for k in self.average], 1 - decay)
+            self.step += 1
+            now = time.monotonic()
+            self.spent, last = self.spent + min(now - last, PAUSE), now
+            bar.update(round(1000 * self.progress) - bar.n)
+            if self.step % recipe.log_steps == 0:
+                bar.set_postfix(step=self.step, loss=f"{value.item():.4f}", refresh=False)
+                for key, part in {"loss": value, "gradient": norm, **parts}.items():
+                    curves.add_scalar(key, float(part.detach()), self.step)
+                curves.add_scalar("lr", rate, self.step)
+            if sheet is not None and self.step % recipe.sheet_steps == 0:
+                self._averaged(lambda: self._sheet(sheet))
+            if now - saved > recipe.save_seconds:
+                self._save()
+                saved = now
+        bar.close()
+        curves.close()
+        self._save()
+        self.model.load_state_dict(self.average)
+        if sheet is not None:
+            self._sheet(sheet)
+
+    def _sheet(self, sheet: Callable[[Model], np.ndarray[Any, Any]]) -> None:
+        from PIL import Image
+
+        with replacing(self.out / f"{self.name}.png") as beside:
+            Image.fromarray(sheet(self.model)).save(beside, "PNG")
+
+    def _averaged(self, work: Callable[[], None]) -> None:
+        """Do `work` while the model holds its averaged weights."""
+        kept = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average)
+        work()
+        self.model.load_state_dict(kept)
+
+    def _save(self) -> None:
+        checkpoint.save_state(
+            self.state_path,
+            {
+                "recipe": asdict(self.recipe),
+                "config": asdict(self.model.config),
+                "step": self.step,
+                "spent": self.spent,
+                "model": dict(self.model.state_dict()),
+                "average": self.average,
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            },
+        )
+
+    def _resume(self) -> None:
+        state = checkpoint.load_state(self.state_path)
+        config = asdict(self.model.config)
+        if state["config"] != config:
+            raise ValueError(f"{self.state_path} was trained as {state['config']}, asked for is {config}")
+        self.step, self.spent = state["step"], state["spent"]
+        self.model.load_state_dict(state["model"])
+        self.average = {key: value.to(self.device) for key, value in state["average"].items()}
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+
+
+# --- picture --------------------------------------------------------------------------------------------------------
+
+
+class FilmPool:
+    """Clips at hand. Which ones they are depends on the step alone: a window over all clips that moves on slowly."""
+
+    def __init__(self, films: Films, capacity: int, fresh: float, device: torch.device) -> None:
+        self.films, self.capacity, self.fresh, self.device = films, capacity, fresh, device
+        self.clips: dict[int, Footage] = {}
+
+    def window(self, step: int) -> range:
+        """Numbers of the clips that are at hand at a step; renders those that are missing, in groups of 8."""
+        end = self.capacity + math.floor(step * self.fresh / 8) * 8
+        wanted = range(end - self.capacity, end)
+        for gone in [i for i in self.clips if i not in wanted]:
+            del self.clips[gone]
+        for group in range(wanted.start, wanted.stop, 8):
+            missing = [i for i in range(group, min(group + 8, wanted.stop)) if i not in self.clips]
+            if missing:
+                self.clips.update(zip(missing, self.films(missing), strict=True))
+        return wanted
+
+
+def actor_weights(footage: Footage, frames: slice, box_weight: float) -> Tensor:
+    """Weights of errors (T, H, W): 1 outside of the actors' boxes, more inside, the more the smaller the box."""
+    t, h, w, _ = footage.frames[frames].shape
+    weight = torch.ones(t, h, w)
+    if footage.boxes is None:
+        return weight
+    for k, boxes in enumerate(footage.boxes[frames].nan_to_num(-1).tolist()):
+        for left, top, right, bottom in boxes:
+            x0, y0, x1, y1 = max(0, int(left)), max(0, int(top)), math.ceil(right), math.ceil(bottom)
+            if x1 > x0 and y1 > y0:
+                small = math.sqrt(0.1 * h * w / ((x1 - x0) * (y1 - y0)))
+                weight[k, y0:y1, x0:x1].clamp_(min=1 + box_weight * min(2.0, max(0.5, small)))
+    return weight
+
+
+def draw_crops(
+    pool: FilmPool, step: int, recipe: VideoTraining, generator: torch.Generator, whole: bool
+) -> tuple[Tensor, Tensor]:
+    """Crops (B, T, h, w, 3) in [-1, 1] and weights (B, T, 1, h, w) of a step; `whole`: full frames of one size."""
+
+    def pick(bound: int) -> int:
+        return int(torch.randint(max(1, bound), (1,), generator=generator))
+
+    window = pool.window(step)
+    crops: list[Tensor] = []
+    weights: list[Tensor] = []
+    size: tuple[int, ...] | None = None
+    while len(crops) < (max(1, recipe.batch // 4) if whole else recipe.batch):
+        footage = pool.clips[window[pick(len(window))]]
+        t, h, w, _ = footage.frames.shape
+        if whole and size not in (None, (h, w)):
+            continue
+        size = (h, w)
+        start = pick(t - recipe.frames + 1)
+        frames = slice(start, start + recipe.frames)
+        weight = actor_weights(footage, frames, recipe.box_weight)
+        rows, columns = slice(0, h), slice(0, w)
+        if not whole:
+            y, x = pick(h - recipe.crop + 1), pick(w - recipe.crop + 1)
+            if footage.boxes is not None and torch.rand((), generator=generator) < recipe.actors:
+                boxes = footage.boxes[start + pick(recipe.frames)]
+                left, top, right, bottom = boxes[pick(len(boxes))].nan_to_num(0).tolist()
+                if right > left:
+                    y = round((top + bottom) / 2) - recipe.crop // 4 - pick(recipe.crop // 2)
+                    x = round((left + right) / 2) - recipe.crop // 4 - pick(recipe.crop // 2)
+                    y, x = min(max(y, 0), h - recipe.crop), min(max(x, 0), w - recipe.crop)
+            rows, columns = slice(y, y + recipe.crop), slice(x, x + recipe.crop)
+        still = bool(torch.rand((), generator=generator) < recipe.stills)
+        crop, weight = footage.frames[frames, rows, columns], weight[:, rows, columns]
+        crops.append(crop[:1].expand_as(crop) if still else crop)
+        weights.append(weight[:1].expand_as(weight) if still else weight)
+    frames_BTHWC = torch.stack(crops).to(pool.device).float() / 127.5 - 1
+    return frames_BTHWC, torch.stack(weights)[:, :, None].to(pool.device)
+
+
+def _noised(raw: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Latents (B, .., C) with noise of a random strength for each clip, relative to the deviation of each channel."""
+    deviation = raw.detach().flatten(0, -2).std(0)
+    strength = torch.rand(len(raw), *[1] * (raw.ndim - 1), generator=generator) * most
+    noise = torch.randn(raw.shape, generator=generator) * strength
+    return raw + noise.to(raw.device) * deviation
+
+
+def train_video(
+    films: Films,
+    out: str | Path,
+    recipe: VideoTraining | None = None,
+    config: VideoCodecConfig | None = None,
+    device: str | torch.device = "cpu",
+    progress: Callable[[float], None] | None = None,
+) -> VideoCodec:
+    """Train a video codec, or go on with it; writes `out`/video-codec.safetensors and returns the trained codec."""
+    recipe, out, device = recipe or VideoTraining(), Path(out), torch.device(device)
+    torch.manual_seed(recipe.seed)
+    model = VideoCodec(config).to(device)
+    run = _Run("video-codec", model, recipe, out, device)
+    pool = FilmPool(films, recipe.pool, recipe.fresh, device)
+
+    def loss(run: _Run[VideoCodec]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        generator = run.generator()
+        true, weight = draw_crops(pool, run.step, recipe, generator, run.progress >= recipe.whole)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+            raw = model.encoder(true).float()
+            made, _ = model.decoder(_noised(raw, recipe.noise, generator))
+        value, parts = video_loss(made.permute(0, 1, 4, 2, 3), true.permute(0, 1, 4, 2, 3), weight)
+        psnr = -10 * torch.log10((made.detach().float() - true).square().mean() / 4)
+        if progress is not None:
+            progress(run.progress)
+        return value + recipe.latent_l2 * raw.square().mean(), {**parts, "psnr": psnr, "latent_std": raw.std()}
+
+    run.go(loss, lambda model: video_sheet(model, pool, recipe))
+    raws = []
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+        for k in range(24):
+            generator = torch.Generator().manual_seed(k)
+            true, _ = draw_crops(pool, run.step, replace(recipe, batch=16), generator, True)
+            raws.append(model.encoder(true).float().flatten(0, -2))
+    _normalise(model, torch.cat(raws))
+    save_codec(model, out / VIDEO_FILE, VIDEO_KIND)
+    return model
+
+
+def _normalise(model: VideoCodec | AudioCodec, raw_MC: Tensor) -> None:
+    model.mean.copy_(raw_MC.mean(0))
+    model.std.copy_(raw_MC.std(0).clamp(min=1e-3))
+
+
+def save_codec(model: VideoCodec | AudioCodec, path: Path, kind: str) -> str:
+    """Write a codec as bf16 weights; returns their hash."""
+    return checkpoint.save(path, model.state_dict(), kind=kind, config=asdict(model.config), storage="bf16")
+
+
+@torch.no_grad()
+def video_sheet(model: VideoCodec, pool: FilmPool, recipe: VideoTraining) -> np.ndarray[Any, Any]:
+    """Six clips, truth over reconstruction, five frames each: a picture (rows, columns, 3) uint8."""
+    first = next(iter(pool.clips.values())).frames.shape
+    alike = [footage for footage in pool.clips.values() if footage.frames.shape == first][:6]
+    true = torch.stack([f.frames[: recipe.frames] for f in alike]).to(pool.device).float() / 127.5 - 1
+    with torch.autocast(pool.device.type, torch.bfloat16, enabled=recipe.bf16):
+        made, _ = model.decoder(model.encoder(true))
+    rows = []
+    for clip in range(len(alike)):
+        for frames in (true[clip], made[clip].float()):
+            rows.append(torch.cat(list(frames[:: max(1, recipe.frames // 5)]), 1))
+    sheet = (torch.cat(rows, 0).clamp(-1, 1) + 1) * 127.5
+    return sheet.round().to(torch.uint8).cpu().numpy()
+
+
+def playhouse_films(seed: int = 0, seconds: float = 2.0, device: str | torch.device = "cpu") -> Films:
+    """Clips of the playhouse's training split; groups of 8 neighbours take turns in the three formats, the square
+    one twice."""
+    from phonofilm.playhouse.playhouse import take
+
+    def films(indices: Sequence[int]) -> list[Footage]:
+        size = (SIZES[0], *SIZES)[indices[0] // 8 % 4]
+        shot = take([seed + i for i in indices], "train", seconds, size, device)
+        footage = []
+        for k, sights in enumerate(shot.sights):
+            boxes = torch.from_numpy(np.stack([sight.box for sight in sights], 1)) if sights else None
+            footage.append(Footage(shot.frames[k], boxes))
+        return footage
+
+    return films
+
+
+# --- sound ----------------------------------------------------------------------------------------------------------
+
+
+def playhouse_sounds(seed: int = 0, seconds: float = 2.0, device: str | torch.device = "cpu") -> Sounds:
+    """Sound of the playhouse's training split, without the picture."""
+    from phonofilm.playhouse.casting import draw_scene
+    from phonofilm.playhouse.sound import synthesize
+    from phonofilm.playhouse.stage import perform
+
+    def sounds(indices: Sequence[int]) -> Tensor:
+        scenes = [draw_scene(seed + i, "train", seconds=seconds) for i in indices]
+        return synthesize([perform(scene, SIZES[0], 16.0) for scene in scenes], 16_000, device)
+
+    return sounds
+
+
+def train_audio(
+    sounds: Sounds,
+    out: str | Path,
+    recipe: AudioTraining | None = None,
+    config: AudioCodecConfig | None = None,
+    device: str | torch.device = "cpu",
+) -> AudioCodec:
+    """Train an audio codec, or go on with it; writes `out`/audio-codec.safetensors and returns the trained codec."""
+    recipe, out, device = recipe or AudioTraining(), Path(out), torch.device(device)
+    torch.manual_seed(recipe.seed)
+    model = AudioCodec(config).to(device)
+    run = _Run("audio-codec", model, recipe, out, device)
+
+    def draw(step: int, generator: torch.Generator) -> Tensor:
+        whole = sounds(range(step * recipe.batch, (step + 1) * recipe.batch)).to(device)
+        length = recipe.stretch * 2000
+        starts = torch.randint(max(1, whole.shape[1] - length + 1), (len(whole),), generator=generator).tolist()
+        gains = 10 ** (torch.rand(len(whole), 1, generator=generator) * -0.5)
+        return torch.stack([x[s : s + length] for x, s in zip(whole, starts, strict=True)]) * gains.to(device)
+
+    def loss(run: _Run[AudioCodec]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        generator = run.generator()
+        true = draw(run.step, generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+            raw = model.encode_raw(true).float()
+            made = model.decode_raw(_noised(raw, recipe.noise, generator)).float()
+        value, parts = audio_loss(made, true, model.encoder.filters)
+        return value + recipe.latent_l2 * raw.square().mean(), {**parts, "latent_std": raw.std()}
+
+    @torch.no_grad()
+    def sheet(model: AudioCodec) -> np.ndarray[Any, Any]:
+        return audio_sheet(model, draw(0, torch.Generator().manual_seed(0))[:6])
+
+    run.go(loss, sheet)
+    with torch.no_grad():
+        raws = [model.encode_raw(draw(k, run.generator(salt=3))).flatten(0, 1) for k in range(16)]
+    _normalise(model, torch.cat(raws))
+    save_codec(model, out / AUDIO_FILE, AUDIO_KIND)
+    return model
+
+
+@torch.no_grad()
+def audio_sheet(model: AudioCodec, true_BN: Tensor) -> np.ndarray[Any, Any]:
+    """Spectrograms up to 8 kHz, -80 to 0 dB, truth over reconstruction: a picture (rows, columns, 3) uint8."""
+    from phonofilm.codec.audio import spectrum
+
+    rows = []
+    for pair in zip(true_BN, model.decode_raw(model.encode_raw(true_BN)), strict=True):
+        for samples in pair:
+            level = 20 * torch.log10(spectrum(samples[None])[0].abs() / 128 + 1e-4)  # dB re full scale
+            rows.append(F.avg_pool2d((level.flip(0)[None] + 80) / 80, (2, 1))[0])
+    sheet = (torch.cat(rows, 0).clamp(0, 1) * 255).to(torch.uint8)
+    return sheet[..., None].expand(-1, -1, 3).contiguous().cpu().numpy()

@@ -1,0 +1,350 @@
+"""Training of the denoiser and its text encoder, end to end on latents.
+
+Resume is the same call again; what step n sees depends on the seed and on n alone. A longer plan goes on from the
+state before the decay of the learning rate, so that a training can be spread over several sittings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from phonofilm import checkpoint
+from phonofilm.errors import CheckpointError, PhonofilmError
+from phonofilm.model.denoiser import Denoiser, DenoiserConfig
+from phonofilm.text.encoder import TextEncoder, TextEncoderConfig, drop_text
+from phonofilm.train.optim import Average, Optimizers
+from phonofilm.train.schedule import Clock, Plan, bucket
+from phonofilm.train.tasks import Batch, Question, Tasks, ask, error, mean_error
+from phonofilm.train.throughput import can_compile, matrix_rate
+
+Batches = Callable[[int], Iterator[Batch]]
+"""`batches(n)` starts with batch number n; the same n must give the same batch for a run to resume exactly."""
+
+STATE: Final = "denoiser.state"  # where the training stands
+PREDECAY: Final = "denoiser.predecay"  # where it stood before the learning rate began to fall
+WEIGHTS: Final = "denoiser.safetensors"  # the averaged weights, bfloat16, "denoiser." and "text." before the names
+KIND: Final = "denoiser"
+_EDGES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the noise levels by which the loss is shown
+
+
+class Encodes(Protocol):
+    """What is needed of a tokenizer."""
+
+    @property
+    def size(self) -> int: ...
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class DenoiserTraining:
+    """How the denoiser is trained."""
+
+    plan: Plan
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    tasks: Tasks = field(default_factory=Tasks)
+    accumulate: int = 2  # batches a step: on two cores 64 clips at once were 1.2x slower than 32, for each clip
+    audio_weight: float = 0.5  # of the sound's mean error beside the picture's
+    muon_rate: float = 0.02  # peak learning rate of the blocks' matrices
+    muon_decay: float = 0.01  # their weight decay
+    adamw_rate: float = 2e-3  # peak learning rate of all else
+    clip: float = 1.0  # largest norm of the gradient
+    average: float = 0.999  # decay of the averaged weights, which are what is kept
+    compile: bool = True  # torch.compile: 1.2-1.3x as fast on a CPU after 20 s; left out where there is no compiler
+    bf16: bool | None = None  # None: where the machine has it
+    save_seconds: float = 300.0  # between saved states
+    sheet_seconds: float = 900.0  # between calls of `sheet`
+    log_steps: int = 10  # between points of the curves
+    seed: int = 0
+
+
+class Generator(nn.Module):
+    """Text encoder and denoiser, which learn together."""
+
+    def __init__(self, denoiser: DenoiserConfig, text: TextEncoderConfig, compute: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.text = TextEncoder(text)
+        self.denoiser = Denoiser(denoiser, compute=compute)
+
+    def forward(self, question: Question, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """The answer x0_BND to a question."""
+        with self.autocast(ids_BL.device):
+            text_BLC = self.text(ids_BL, mask_BL)
+        answer_BND: Tensor = self.denoiser(question.x_BND, question.t_BN, text_BLC, question.geometry)
+        return answer_BND
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        compute = self.denoiser.compute
+        return nullcontext() if compute == torch.float32 else torch.autocast(device.type, compute)
+
+
+Sheet = Callable[[int, Generator], None]
+"""`sheet(step, generator)`: called now and then with the averaged weights, in evaluation mode, without gradients."""
+
+
+def train_denoiser(
+    folder: str | Path,
+    config: DenoiserTraining,
+    batches: Batches,
+    tokenizer: Encodes,
+    *,
+    text: TextEncoderConfig | None = None,
+    text_start: TextEncoder | None = None,
+    sheet: Sheet | None = None,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+    curves: bool = True,
+) -> Path:
+    """Train until the plan is spent; returns the path of the averaged weights.
+
+    Args:
+        folder: for the states, the weights, `denoiser.jsonl` and TensorBoard curves. What is there is gone on with.
+        config: a plan longer than that of the states is an extension; all else should be as it was.
+        batches: the data, see `Batch`; one of them is one forward pass.
+        tokenizer: turns captions into ids; the text encoder's vocabulary is its size.
+        text: sizes of the text encoder, by default those of `text_start`, or the shipped ones.
+        text_start: a trained text encoder to begin with.
+        progress, curves: whether to show a bar, and to write TensorBoard files.
+
+    Raises CheckpointError if the states in `folder` are of another model, PhonofilmError if the loss is not finite.
+    """
+    run = _Run(Path(folder), config, tokenizer, text, text_start, torch.device(device))
+    run.resume()
+    run.train(batches, sheet, progress, curves)
+    return run.folder / WEIGHTS
+
+
+class _Run:
+    """A training under way."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: DenoiserTraining,
+        tokenizer: Encodes,
+        text: TextEncoderConfig | None,
+        text_start: TextEncoder | None,
+        device: torch.device,
+    ) -> None:
+        self.folder, self.config, self.tokenizer, self.device = folder, config, tokenizer, device
+        text = text or (text_start.config if text_start else TextEncoderConfig(tokenizer.size))
+        compute = None if config.bf16 is None else torch.bfloat16 if config.bf16 else torch.float32
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = Generator(config.denoiser, text, compute)
+        if text_start is not None:
+            self.model.text.warm_start(text_start)
+        self.model.to(device).train()
+        self.optimizers = Optimizers(
+            self.model, muon_rate=config.muon_rate, muon_decay=config.muon_decay, adamw_rate=config.adamw_rate
+        )
+        self.average = Average(self.model, config.average)
+        self.step = 0
+        self.clock = Clock()
+        if config.compile and can_compile(device):
+            self.model.denoiser.compile_blocks(dynamic=True)
+
+    # --- states -----------------------------------------------------------------------------------------------------
+    @property
+    def spent(self) -> float:
+        return self.config.plan.spent(self.step, self.clock.seconds)
+
+    def resume(self) -> None:
+        """Load the state in the folder, or the one before the decay if the plan has become longer since."""
+        path = self.folder / STATE
+        if not path.exists():
+            return
+        state = checkpoint.load_state(path)
+        old = Plan(**state["plan"])
+        if self.config.plan.longer_than(old) and old.decaying(state["step"], state["seconds"]):
+            path = self.folder / PREDECAY
+            state = checkpoint.load_state(path)
+        model = json.loads(json.dumps(self._described()))
+        if state["model"] != model:
+            raise CheckpointError(f"{path}: is of another model, {state['model']}; asked for is {model}")
+        self.model.load_state_dict(state["weights"])
+        self.optimizers.load_state_dict(state["optimizers"])
+        self.average.load_state_dict(state["average"])
+        self.step = int(state["step"])
+        self.clock = Clock(float(state["seconds"]))
+
+    def save(self, name: str = STATE) -> None:
+        """Write the state, and the averaged weights."""
+        state = {
+            "plan": asdict(self.config.plan),
+            "model": self._described(),
+            "step": self.step,
+            "seconds": self.clock.seconds,
+            "weights": self.model.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "average": self.average.state_dict(),
+        }
+        checkpoint.save_state(self.folder / name, state)
+        if name == STATE:
+            trained = {"steps": self.step, "seconds": round(self.clock.seconds, 1)}
+            described = {**self._described(), "trained": trained}
+            checkpoint.save(
+                self.folder / WEIGHTS, self.average.weights, kind=KIND, config=described, storage="bf16"
+            )
+
+    def _described(self) -> dict[str, Any]:
+        return {"denoiser": asdict(self.config.denoiser), "text": asdict(self.model.text.config)}
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+    def train(self, batches: Batches, sheet: Sheet | None, progress: bool, curves: bool) -> None:
+        config, plan = self.config, self.config.plan
+        if self.spent >= 1:
+            return
+        compute = self.model.denoiser.compute
+        rate = matrix_rate(config.denoiser, compute, self.device)
+        log = _Log(self.folder, rate, curves)
+        source = batches(self.step * config.accumulate)
+        saved = shown = self.clock.seconds
+        constant = not plan.decaying(self.step, self.clock.seconds)
+        bar = tqdm(total=100.0, initial=round(100 * self.spent, 2), disable=not progress, unit="%", smoothing=0)
+        bar.bar_format = "denoiser {percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}"
+        began = time.perf_counter()
+        try:
+            while self.spent < 1:
+                if constant and self._decays_next():
+                    self.save(PREDECAY)
+                    constant = False
+                points, flops, tokens = self._advance(source)
+                now = time.perf_counter()
+                seconds, began = self.clock.add(now - began), now
+                self.step += 1
+                log.add(points, flops, tokens, seconds)
+                if self.step % config.log_steps == 0:
+                    line = log.write(self.step, self.clock.seconds, plan.rate(self.step, self.clock.seconds))
+                    speed = line["tokens_per_second"]
+                    bar.set_postfix_str(f"step {self.step} loss {line['loss']:.4f} {speed:.0f} tokens/s")
+                bar.update(min(100.0, 100 * self.spent) - bar.n)
+                if self.clock.seconds - saved >= config.save_seconds and self.spent < 1:
+                    self.save()
+                    saved = self.clock.seconds
+                if sheet is not None and self.clock.seconds - shown >= config.sheet_seconds:
+                    self._show(sheet)
+                    shown = self.clock.seconds
+                    began = time.perf_counter()  # looking is not training
+        finally:
+            bar.close()
+            log.close()
+        self.save()
+        if sheet is not None:
+            self._show(sheet)
+
+    def _decays_next(self) -> bool:
+        """True if this step or the one after it is in the decay of the learning rate."""
+        last = self.clock.seconds / self.step if self.step else 0.0
+        return self.config.plan.decaying(self.step + 1, self.clock.seconds + last)
+
+    def _advance(self, source: Iterator[Batch]) -> tuple[dict[str, float], float, int]:
+        """One step; returns points for the curves, model FLOPs, tokens."""
+        config = self.config
+        flops, tokens = 0.0, 0
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for i in range(config.accumulate):
+            batch = next(source)
+            draw = torch.Generator().manual_seed((config.seed << 32) + self.step * config.accumulate + i)
+            question = ask(batch, config.tasks, draw, self.device)
+            ids_BL, mask_BL = self.tokenizer.encode(batch["captions"])
+            ids_BL, mask_BL = drop_text(ids_BL, mask_BL, question.untold_B)
+            answer_BND = self.model(question, ids_BL.to(self.device), mask_BL.to(self.device))
+            error_BN = error(answer_BND, question)
+            g = question.geometry
+            video, audio = mean_error(error_BN, question, g.video), mean_error(error_BN, question, g.audio)
+            loss = video + config.audio_weight * audio
+            (loss / config.accumulate).backward()
+            if not math.isfinite(float(loss.detach())):
+                raise PhonofilmError(f"the loss is {float(loss.detach())} at step {self.step}: lower the learning rate")
+            for name, value in _points(question, error_BN.detach(), loss, video, audio).items():
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + 1
+            B, L = ids_BL.shape
+            flops += self.model.denoiser.training_flops(B, g.n, L)
+            tokens += B * (g.n + L + config.denoiser.registers)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizers.step(config.plan.rate(self.step, self.clock.seconds))
+        self.average.update()
+        points = {name: total / counts[name] for name, total in sums.items()}
+        return {**points, "gradient": float(norm)}, flops, tokens
+
+    def _show(self, sheet: Sheet) -> None:
+        with self.average.applied() as model, torch.no_grad():
+            assert isinstance(model, Generator)
+            sheet(self.step, model)
+
+
+def _points(q: Question, error_BN: Tensor, loss: Tensor, video: Tensor, audio: Tensor) -> dict[str, float]:
+    """Points of the curves: the loss, by modality, and of each by noise level where anything was learnt."""
+    points = {"loss": float(loss.detach())}
+    for name, tokens, mean in (("video", q.geometry.video, video), ("audio", q.geometry.audio, audio)):
+        learn_BN = q.learn_BN[:, tokens]
+        if not bool(learn_BN.any()):
+            continue
+        points[name] = float(mean.detach())
+        learnt_B = learn_BN.sum(1).tolist()
+        errors_B = error_BN[:, tokens].sum(1).tolist()
+        levels_B = q.t_BN[:, tokens].amax(1).tolist()
+        cells: dict[int, list[float]] = {}
+        for level, wrong, count in zip(levels_B, errors_B, learnt_B, strict=True):
+            if count:
+                cells.setdefault(bucket(level, _EDGES), []).append(wrong / count)
+        for cell, values in cells.items():
+            points[f"{name}/t{_EDGES[cell]:g}-{_EDGES[cell + 1]:g}"] = sum(values) / len(values)
+    return points
+
+
+class _Log:
+    """Curves: means since the last point, into `denoiser.jsonl` and TensorBoard."""
+
+    def __init__(self, folder: Path, matrix_rate: float, curves: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "denoiser.jsonl"
+        self._rate = matrix_rate
+        self._points: dict[str, list[float]] = {}
+        self._flops = self._seconds = 0.0
+        self._tokens = 0
+        self._board: Any = None
+        if curves:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "curves"))
+
+    def add(self, points: dict[str, float], flops: float, tokens: int, seconds: float) -> None:
+        for name, value in points.items():
+            self._points.setdefault(name, []).append(value)
+        self._flops += flops
+        self._tokens += tokens
+        self._seconds += seconds
+
+    def write(self, step: int, seconds: float, rate: float) -> dict[str, float]:
+        line = {name: sum(values) / len(values) for name, values in sorted(self._points.items())}
+        line["learning_rate"] = rate
+        line["tokens_per_second"] = self._tokens / self._seconds
+        line["flops_share"] = self._flops / self._seconds / self._rate  # of the machine's rate in matrix products
+        line["tflops_machine"] = self._rate / 1e12
+        with self._path.open("a", encoding="utf-8") as file:
+            told = {name: round(value, 6) for name, value in line.items()}
+            file.write(json.dumps({"step": step, "hours": round(seconds / 3600, 4), **told}) + "\n")
+        if self._board is not None:
+            for name, value in line.items():
+                self._board.add_scalar(name, value, step)
+        self._points, self._flops, self._tokens, self._seconds = {}, 0.0, 0, 0.0
+        return line
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()

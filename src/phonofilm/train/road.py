@@ -1,0 +1,200 @@
+"""The whole road: presets, and what `phonofilm train codec|text|denoiser` does.
+
+Everything of one run lies in one folder: the codec's weights, the latents that it made, the tokenizer, the matcher, the
+denoiser. The same command goes on where an earlier one stopped.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phonofilm.codec.audio import AudioCodecConfig
+from phonofilm.codec.codec import AUDIO_FILE, VIDEO_FILE, Codec
+from phonofilm.codec.video import VideoCodecConfig
+from phonofilm.errors import InputError
+from phonofilm.model.denoiser import DenoiserConfig
+from phonofilm.text.encoder import TextEncoderConfig
+from phonofilm.text.matcher import MatcherConfig
+from phonofilm.text.tokenizer import Tokenizer
+from phonofilm.train.codec import (
+    AudioTraining,
+    VideoTraining,
+    playhouse_films,
+    playhouse_sounds,
+    train_audio,
+    train_video,
+)
+from phonofilm.train.denoiser import DenoiserTraining, Generator, Sheet, train_denoiser
+from phonofilm.train.footage import Footage, film_folder, film_playhouse
+from phonofilm.train.schedule import Plan
+from phonofilm.train.text import TextTraining, train_text
+
+TINY = (16, 16, 16)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that a run needs; `cost` and `score` say what it took and gave where it was measured."""
+
+    video: VideoTraining
+    audio: AudioTraining
+    text: TextTraining
+    text_seconds: float  # of training the matcher
+    denoiser: DenoiserTraining
+    batch: int  # clips (square, 3 s) of a forward pass of the denoiser
+    clips: int  # of the playhouse, filmed once and kept as latents
+    text_clips: int  # of them, enough for the matcher
+    models: dict[str, Any] = field(default_factory=dict)  # sizes other than the defaults: video, audio, matcher, ...
+    cost: str = "not measured"
+    score: str = "not measured"
+
+
+def playhouse_cpu() -> Preset:
+    """What two cores do in at most eight hours in all."""
+    return Preset(
+        video=VideoTraining(seconds=1500, fresh=0.25), audio=AudioTraining(seconds=600),
+        text=TextTraining(), text_seconds=900, denoiser=DenoiserTraining(Plan(hours=6.0)), batch=32,
+        clips=20_000, text_clips=4_000,
+    )  # fmt: skip
+
+
+def playhouse_gpu() -> Preset:
+    """What one 80 GB GPU does in 25 minutes; the clips are made on it."""
+    return Preset(
+        video=VideoTraining(seconds=240, batch=64, fresh=8.0, pool=768), audio=AudioTraining(seconds=90, batch=128),
+        text=TextTraining(), text_seconds=90, denoiser=DenoiserTraining(Plan(hours=0.22), accumulate=1), batch=256,
+        clips=40_000, text_clips=40_000,
+    )  # fmt: skip
+
+
+def smoke() -> Preset:
+    """Less than a minute on two cores: every step of the road, on models too small to learn much."""
+    return Preset(
+        video=VideoTraining(seconds=None, steps=6, batch=4, pool=8),
+        audio=AudioTraining(seconds=None, steps=6, batch=4),
+        text=TextTraining(tokenizer_captions=2000, steps=4), text_seconds=60,
+        denoiser=DenoiserTraining(
+            Plan(steps=4, warmup=2), DenoiserConfig(width=64, blocks=2, text_width=32), accumulate=1, compile=False
+        ),
+        batch=4, clips=16, text_clips=16,
+        models={
+            "video": VideoCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
+            "audio": AudioCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
+            "text": {"width": 32, "layers": 1, "heads": 2},
+            "matcher": MatcherConfig(vocab=1024, width=64, text_layers=1, strip_layers=1, heads=2, embedding=32),
+        },
+    )  # fmt: skip
+
+
+PRESETS = {"playhouse-cpu": playhouse_cpu, "playhouse-gpu": playhouse_gpu, "smoke": smoke}
+
+
+def train(
+    what: str,
+    preset: str,
+    out: Path,
+    *,
+    folder: Path | None = None,
+    hours: float | None = None,
+    clips: int | None = None,
+) -> None:
+    """Train "codec", "text" or "denoiser" into `out`; each needs what stands before it.
+
+    folder: captioned clips instead of the playhouse (text and denoiser). hours, clips: instead of the preset's.
+    Raises InputError when something is missing.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    p = PRESETS[preset]()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    out.mkdir(parents=True, exist_ok=True)
+    if what == "codec":
+        scale = 1.0 if hours is None else 3600 * hours / ((p.video.seconds or 1) + (p.audio.seconds or 1))
+        video, audio = (
+            replace(r, seconds=None if r.seconds is None else r.seconds * scale) for r in (p.video, p.audio)
+        )
+        train_audio(playhouse_sounds(device=device), out, audio, p.models.get("audio"), device)  # type: ignore[arg-type]
+        train_video(playhouse_films(device=device), out, video, p.models.get("video"), device)  # type: ignore[arg-type]
+        return
+    for file in (VIDEO_FILE, AUDIO_FILE):
+        if not (out / file).exists():
+            raise InputError(
+                f"{out / file} is missing: run `phonofilm train codec --preset {preset} --out {out}` first"
+            )
+    codec = Codec.load(out, device)
+    if what == "text":
+        footage = _footage(codec, out, folder, clips or p.text_clips, 64 if preset != "smoke" else 4)
+        held_out = [footage.at(2**40 + k) for k in range(4)]
+        train_text(
+            footage, out, 3600 * hours if hours else p.text_seconds, recipe=p.text, model=p.models.get("matcher"),
+            held_out=held_out, device=device, captions=_captions(footage) if folder else None,
+        )  # fmt: skip
+        return
+    if not (out / "tokenizer.json").exists():
+        raise InputError(
+            f"{out / 'tokenizer.json'} is missing: run `phonofilm train text --preset {preset} --out {out}` first"
+        )
+    tokenizer = Tokenizer.load(out / "tokenizer.json")
+    footage = _footage(codec, out, folder, clips or p.clips, p.batch)
+    recipe = (
+        p.denoiser if hours is None else replace(p.denoiser, plan=replace(p.denoiser.plan, steps=None, hours=hours))
+    )
+    sizes = TextEncoderConfig(tokenizer.size, **p.models.get("text", {}))
+    train_denoiser(out, recipe, footage, tokenizer, text=sizes, sheet=_sheet(out, codec, tokenizer), device=device)
+
+
+def _sheet(out: Path, codec: Codec, tokenizer: Tokenizer) -> Sheet:
+    """Writes contact sheets of three films by the weights as they are, into `out`/sheets."""
+    prompts = [
+        "a red ball bounces three times on a wooden floor",
+        'a woman in a green shirt says "hello" at sunset',
+        "a small blue car drives in from the left",
+    ]
+
+    def show(step: int, model: Generator) -> None:
+        from phonofilm import latents, media
+        from phonofilm.diffusion.euler import Euler
+        from phonofilm.diffusion.noise import strip_noise
+        from phonofilm.diffusion.schedule import uniform_times
+
+        geometry = latents.Geometry.of_clip(128, 128, 3.0)
+        seeds = list(range(len(prompts)))
+        noise = strip_noise(seeds, geometry, codec.device)
+        ids, mask = (x.to(codec.device) for x in tokenizer.encode(prompts))
+        denoise = model.denoiser.bind(model.text(ids, mask).float(), geometry)
+        made = Euler()(denoise, noise, torch.ones_like(noise[..., 0]), uniform_times(8))
+        strip = latents.Latents(made, geometry, torch.zeros_like(noise[..., 0]))
+        video_z, audio_z, _ = latents.unpack(strip)
+        assert video_z is not None and audio_z is not None
+        (out / "sheets").mkdir(exist_ok=True)
+        for k, prompt in enumerate(prompts):
+            clip = codec.decode(video_z[k : k + 1], audio_z[k : k + 1])
+            media.contact_sheet(clip, out / "sheets" / f"{step:06d}-{k}.png", title=prompt)
+
+    return show
+
+
+def _footage(codec: Codec, out: Path, folder: Path | None, clips: int, batch: int) -> Footage:
+    from tqdm import tqdm
+
+    if folder is not None:
+        return Footage([film_folder(codec, out / f"folder-{codec.hash[:12]}", folder)], batch)
+    with tqdm(desc="filming", unit="group") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        device = str(codec.device)
+        workers = max(1, os.cpu_count() or 1) if device == "cpu" and clips > 64 else 1
+        folder = out / f"playhouse-{codec.hash[:12]}"
+        return Footage(film_playhouse(out, folder, clips, device=device, workers=workers, progress=show), batch)
+
+
+def _captions(footage: Footage) -> list[str]:
+    return [row["caption"] for bucket in footage.buckets for row in bucket.about]

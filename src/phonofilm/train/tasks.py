@@ -1,0 +1,145 @@
+"""What the denoiser is asked in training: all conditions are mixed in from the first day.
+
+Shapes: B batch, N tokens of the strip, D = 128 width of a token, T video latents in time, S audio columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phonofilm.diffusion.noise import add_noise
+from phonofilm.diffusion.schedule import draw_times
+from phonofilm.latents import Geometry, Latents, pack
+
+Batch = Mapping[str, Any]
+"""video_z (B, 32, T, H, W) float; audio_z (B, 64, 2 T), or None; captions: B strings. Optionally has_audio (B,) bool,
+true where the clip has sound, and first_still and last_still (B, 32, 1, H, W): the clip's first and last frame, each
+encoded as a still. Latents have about zero mean and unit variance."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """How often what is given, and how the noise levels are drawn. Shares lie in [0, 1]."""
+
+    # for a whole batch, since they change its geometry; they need stills
+    picture: float = 0.06  # a single image is to be made, without sound
+    first: float = 0.2  # the first image is given, appended
+    last: float = 0.12  # the last image is given, appended; with the first one or without
+    # for each sample; at most one of them
+    continuation: float = 0.12  # the beginning is given, picture and sound
+    video: float = 0.08  # the picture is given, the sound is to be made
+    audio: float = 0.08  # the sound is given, the picture is to be made
+    shortest: int = 2  # video latents at least that a continuation sees; at most half of the clip
+    # noise
+    shared: float = 0.5  # share of samples whose picture and sound have one noise level; else two are drawn
+    mean: float = 0.4  # of logit(t)
+    deviation: float = 1.0
+    uniform: float = 0.1  # share of uniform noise levels
+    untold: float = 0.1  # share of samples whose text is dropped
+
+    def __post_init__(self) -> None:
+        shares = ("picture", "first", "last", "continuation", "video", "audio", "shared", "uniform", "untold")
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+        if self.continuation + self.video + self.audio > 1:
+            raise ValueError("continuation, video and audio exclude each other: together they must be at most 1")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the denoiser sees, and what it should answer."""
+
+    x_BND: Tensor  # the noisy strip
+    t_BN: Tensor  # its noise levels, 0 where given
+    x0_BND: Tensor  # the clean strip
+    learn_BN: Tensor  # 1 where the answer counts: neither given nor missing
+    untold_B: Tensor  # bool: without text
+    geometry: Geometry
+
+
+def ask(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device) -> Question:
+    """Draw a task for a batch. `draw` is a generator on the CPU: all that is random here comes from it."""
+    strip, has_audio_B = _lay_out(batch, tasks, draw)
+    g = strip.geometry
+    x0_BND = strip.values_BND.to(device, torch.float32)
+    B = len(x0_BND)
+    given_BN = strip.mask_BN.cpu() == 0
+    for b, kind in enumerate(torch.rand(B, generator=draw).tolist()):
+        if kind < tasks.continuation:
+            longest = g.latents // 2
+            if longest >= tasks.shortest:
+                count = int(torch.randint(tasks.shortest, longest + 1, (), generator=draw))
+                given_BN[b, g.video_span(0, count)] = True
+                if g.columns:
+                    given_BN[b, g.audio_span(0, count)] = True
+        elif not g.latents or not g.columns or not has_audio_B[b]:
+            continue
+        elif kind < tasks.continuation + tasks.video:
+            given_BN[b, g.video] = True
+        elif kind < tasks.continuation + tasks.video + tasks.audio:
+            given_BN[b, g.audio] = True
+
+    t_B2 = draw_times((B, 2), draw, mean=tasks.mean, deviation=tasks.deviation, uniform=tasks.uniform)
+    shared_B = torch.rand(B, generator=draw) < tasks.shared
+    t_B2[:, 1] = torch.where(shared_B, t_B2[:, 0], t_B2[:, 1])
+    t_BN = t_B2[:, :1].repeat(1, g.n)
+    t_BN[:, g.audio] = t_B2[:, 1:]
+    t_BN[given_BN] = 0
+    learn_BN = (~given_BN).float()
+    t_BN[:, g.audio][~has_audio_B] = 1  # a missing sound is shown as noise, and nothing is asked of it
+    learn_BN[:, g.audio][~has_audio_B] = 0
+    untold_B = torch.rand(B, generator=draw) < tasks.untold
+
+    t_BN, learn_BN = t_BN.to(device), learn_BN.to(device)
+    noise_BND = torch.randn(x0_BND.shape, generator=_twin(draw, device), device=device)
+    noise_BND *= g.channel_mask().to(device)
+    return Question(add_noise(x0_BND, noise_BND, t_BN), t_BN, x0_BND, learn_BN, untold_B, g)
+
+
+def error(answer_BND: Tensor, question: Question, floor: float = 0.2) -> Tensor:
+    """(B, N): squared error of the velocity, that of the clean strip over max(t, floor)²; 0 where nothing is learnt.
+
+    x-prediction with velocity loss (JiT, 2511.13720).
+    """
+    g = question.geometry
+    square_BN = (answer_BND.float() - question.x0_BND).square().sum(-1) / g.channel_mask().sum(-1).to(answer_BND.device)
+    return square_BN * question.learn_BN / question.t_BN.clamp(min=floor).square()
+
+
+def mean_error(error_BN: Tensor, question: Question, tokens: slice) -> Tensor:
+    """Mean of `error` over those of the `tokens` that are learnt; 0 if there are none."""
+    return error_BN[:, tokens].sum() / question.learn_BN[:, tokens].sum().clamp(min=1)
+
+
+def _lay_out(batch: Batch, tasks: Tasks, draw: torch.Generator) -> tuple[Latents, Tensor]:
+    """The strip for this batch, and which samples have sound."""
+    chance = torch.rand(4, generator=draw).tolist()
+    video_z, audio_z = batch["video_z"], batch.get("audio_z")
+    B = len(video_z)
+    first, last = batch.get("first_still"), batch.get("last_still")
+    if chance[0] < tasks.picture and first is not None:
+        picture = last if last is not None and chance[1] < 0.5 else first
+        return pack(picture), torch.zeros(B, dtype=torch.bool)
+    images = []
+    seconds = Geometry(video_z.shape[2], 1, 1).seconds
+    if first is not None and chance[2] < tasks.first:
+        images.append((first, 0.0))
+    if last is not None and chance[3] < tasks.last:
+        images.append((last, seconds))
+    has_audio_B = torch.zeros(B, dtype=torch.bool)
+    if audio_z is not None:
+        told = batch.get("has_audio")
+        has_audio_B = ~has_audio_B if told is None else told.cpu()
+    return pack(video_z, audio_z, images), has_audio_B
+
+
+def _twin(draw: torch.Generator, device: torch.device) -> torch.Generator:
+    """A generator on the device where the noise is needed, seeded from `draw`."""
+    seed = int(torch.randint(2**62, (), generator=draw))
+    return torch.Generator(device).manual_seed(seed)

@@ -1,0 +1,181 @@
+"""The denoiser: what its answer depends on, and what not."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phonofilm.diffusion.euler import Euler
+from phonofilm.diffusion.noise import add_noise, strip_noise
+from phonofilm.diffusion.schedule import uniform_times
+from phonofilm.latents import AUDIO_CHANNELS, Geometry
+from phonofilm.model.denoiser import Denoiser, DenoiserConfig, attend, rotate
+
+SMALL = DenoiserConfig(width=64, blocks=2, head=32, text_width=24)
+STRIP = Geometry(3, 2, 3, 6, (0.0,))
+
+
+def awake(compute: torch.dtype = torch.float32) -> Denoiser:
+    """A denoiser whose gates, which start at zero, are open."""
+    torch.manual_seed(0)
+    model = Denoiser(SMALL, compute=compute)
+    with torch.no_grad():
+        for p in model.parameters():
+            if not p.any():
+                p.normal_(std=0.1)
+    return model.eval()
+
+
+def question(B: int = 2, geometry: Geometry = STRIP) -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    x_BND = strip_noise(range(B), geometry)
+    t_BN = torch.rand(B, geometry.n, generator=draw)
+    t_BN[:, geometry.extra] = 0
+    return x_BND, t_BN, torch.randn(B, 5, SMALL.text_width, generator=draw)
+
+
+@torch.no_grad()
+def test_a_fresh_denoiser_answers_zero_and_its_blocks_do_nothing() -> None:
+    x, t, text = question()
+    assert torch.equal(Denoiser(SMALL)(x, t, text, STRIP), torch.zeros_like(x))
+    model = Denoiser(SMALL)
+    stream = torch.randn(1, 7, SMALL.width)
+    basis, cos, sin = torch.rand(1, 7, SMALL.rows), torch.ones(7, SMALL.head), torch.zeros(7, SMALL.head)
+    assert torch.equal(model.blocks[0](stream, basis, cos, sin), stream)
+
+
+@torch.no_grad()
+def test_a_clip_alone_is_the_same_clip_in_a_batch() -> None:
+    model, (x, t, text) = awake(), question(4)
+    together = model(x, t, text, STRIP)
+    alone = model(x[2:3], t[2:3], text[2:3], STRIP)
+    torch.testing.assert_close(together[2:3], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_every_weight_learns() -> None:
+    model, (x, t, text) = awake().train(), question()
+    (model(x, t, text, STRIP) - x).square().mean().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.any(), name
+
+
+@torch.no_grad()
+def test_the_unused_channels_of_the_sound_neither_come_out_nor_matter() -> None:
+    model, (x, t, text) = awake(), question()
+    answer = model(x, t, text, STRIP)
+    assert (answer[:, STRIP.audio, AUDIO_CHANNELS:] == 0).all() and answer[:, STRIP.audio].any()
+    x = x.clone()
+    x[:, STRIP.audio, AUDIO_CHANNELS:] = 7
+    torch.testing.assert_close(model(x, t, text, STRIP), answer)
+
+
+@torch.no_grad()
+def test_picture_sound_image_and_text_all_see_each_other() -> None:
+    model, (x, t, text) = awake(), question()
+    answer = model(x, t, text, STRIP)
+    for part in (STRIP.video, STRIP.audio, STRIP.extra):
+        other = x.clone()
+        other[:, part] *= -1
+        changed = (model(other, t, text, STRIP) - answer).abs().amax(-1)
+        assert (changed > 1e-6).all(), part
+    assert ((model(x, t, -text, STRIP) - answer).abs().amax(-1) > 1e-6).all()
+
+
+@torch.no_grad()
+def test_each_token_has_its_own_noise_level() -> None:
+    """With attention closed a token's answer depends on no other token's level, and does on its own."""
+    model, (x, t, text) = awake(), question()
+    for block in model.blocks:
+        block.out.weight.zero_()
+    answer = model(x, t, text, STRIP)
+    other = t.clone()
+    other[:, 4] = 1 - other[:, 4]
+    changed = (model(x, other, text, STRIP) - answer).abs().amax(-1) > 1e-5
+    assert changed[:, 4].all() and changed.sum() == len(changed)
+
+
+@torch.no_grad()
+def test_an_appended_image_is_told_from_a_frame_by_its_instant_and_role() -> None:
+    model, (x, t, text) = awake(), question()
+    answer = model(x, t, text, STRIP)
+    moved = model(x, t, text, Geometry(3, 2, 3, 6, (0.75,)))
+    assert (moved - answer).abs().max() > 1e-5
+    model.role.weight[1] = torch.randn(SMALL.width)
+    assert (model(x, t, text, STRIP) - answer).abs().max() > 1e-5
+
+
+@torch.no_grad()
+def test_bfloat16_answers_nearly_as_float32() -> None:
+    x, t, text = question()
+    exact, rough = awake()(x, t, text, STRIP), awake(torch.bfloat16)(x, t, text, STRIP)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).square().mean() < 1e-3 * exact.square().mean()
+    stored = awake(torch.bfloat16).to(torch.bfloat16)
+    assert (stored(x, t, text, STRIP) - exact).square().mean() < 1e-3 * exact.square().mean()
+
+
+@torch.no_grad()
+def test_one_set_of_weights_serves_every_geometry_and_sampler() -> None:
+    model = awake()
+    for g in (Geometry(1, 2, 2), Geometry(2, 3, 2, 4), Geometry(0, 2, 2, 4), Geometry(2, 1, 1, 4, (0.0, 0.5))):
+        noise = strip_noise([1, 2], g)
+        mask = torch.ones(2, g.n)
+        mask[:, g.extra] = 0
+        x = add_noise(torch.zeros_like(noise) + g.channel_mask(), noise, mask)
+        made = Euler()(model.bind(torch.randn(2, 5, SMALL.text_width), g), x, mask, uniform_times(3))
+        assert made.isfinite().all() and torch.equal(made[:, g.extra], x[:, g.extra])
+
+
+def test_attention_is_the_standard_one() -> None:
+    q, k, v = torch.randn(3, 2, 4, 9, 16).unbind(0)
+    torch.testing.assert_close(attend(q, k, v), F.scaled_dot_product_attention(q, k, v, scale=1.0))
+
+
+@pytest.mark.parametrize("shift", [0.25, -1.0])
+def test_rotated_products_depend_on_the_distance_alone(shift: float) -> None:
+    model = Denoiser(SMALL)
+
+    def waves(positions: Tensor) -> tuple[Tensor, Tensor]:
+        angle = model._angles(positions)
+        return angle.cos().repeat(1, 2), torch.cat([-angle.sin(), angle.sin()], -1)
+
+    place = STRIP.positions()
+    q, k = torch.randn(2, 1, STRIP.n, 2, SMALL.head).unbind(0)
+
+    def products(positions: Tensor) -> Tensor:
+        return torch.einsum("bmhk,bnhk->bhmn", rotate(q, *waves(positions)), rotate(k, *waves(positions)))
+
+    torch.testing.assert_close(products(place + shift), products(place), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(products(place * 2), products(place), atol=1e-2)
+    torch.testing.assert_close(rotate(q, *waves(place)).norm(dim=-1), q.norm(dim=-1))
+
+
+def test_flops_are_those_of_the_products() -> None:
+    """Against a count of the multiplications that the blocks really do, forward; backward is twice that."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, (x, t, text) = awake(), question()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x, t, text, STRIP)
+    blocks = {name: ops for name, ops in counter.get_flop_counts().items() if re.search(r"\.blocks\.\d+$", name)}
+    counted = sum(sum(ops.values()) for ops in blocks.values())
+    stated = model.training_flops(2, STRIP.n, 5) / 3
+    assert stated == pytest.approx(counted, rel=0.01)
+
+
+def test_impossible_sizes_are_named() -> None:
+    with pytest.raises(ValueError, match="width 100"):
+        DenoiserConfig(width=100)
+    with pytest.raises(ValueError, match="blocks is 0"):
+        DenoiserConfig(blocks=0)
+
+
+def test_the_shipped_size_fits_its_budget() -> None:
+    model = Denoiser()
+    assert sum(p.numel() for p in model.parameters()) < 10.5e6
+    assert math.isclose(model.block_parameters, 8 * (12 * 320**2 + 25 * 1280 + 5))

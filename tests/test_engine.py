@@ -1,0 +1,158 @@
+"""The built-in engine on tiny random weights: lengths, seeds, conditions, cancel, clear errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from phonofilm import Audio, Clip, Condition, Request, media
+from phonofilm.engines import Hooks, NativeEngine, join
+from phonofilm.errors import Cancelled, InputError
+from tiny import make_weights
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> NativeEngine:
+    return NativeEngine(make_weights(tmp_path_factory.mktemp("weights")))
+
+
+def ask(engine: NativeEngine, **options: object) -> Clip:
+    return join(engine.generate(Request("a red ball bounces", **{"seconds": 2.0, "steps": 2, **options})))[0]  # type: ignore[arg-type]
+
+
+def test_picture_and_sound_have_the_length_that_was_asked_for(engine: NativeEngine) -> None:
+    for seconds in (2.0, 2.75, 4.0):
+        clip = ask(engine, seconds=seconds, steps=1)
+        assert len(clip.frames) == seconds * 16
+        assert clip.audio is not None and clip.audio.samples.shape == (1, seconds * 16000)
+
+
+@pytest.mark.parametrize("size", ["square", "portrait", "landscape"])
+def test_formats(engine: NativeEngine, size: str) -> None:
+    clip = ask(engine, size=size, steps=1)
+    assert (clip.width, clip.height) == Request("x", size=size).pixels
+
+
+def test_a_seed_is_bitwise_reproducible_and_another_seed_differs(engine: NativeEngine) -> None:
+    one, again, other = ask(engine, seed=7), ask(engine, seed=7), ask(engine, seed=8)
+    assert np.array_equal(one.frames, again.frames)
+    assert one.audio is not None and again.audio is not None and other.audio is not None
+    assert np.array_equal(one.audio.samples, again.audio.samples)
+    assert not np.array_equal(one.frames, other.frames)
+
+
+def test_a_clip_alone_equals_the_same_clip_in_a_batch(engine: NativeEngine) -> None:
+    alone = engine.make_batch(["a red ball bounces"], [5], seconds=2.0, steps=2)[0]
+    batch = engine.make_batch(["a blue box", "a red ball bounces", "rain"], [1, 5, 9], seconds=2.0, steps=2)[1]
+    error = np.mean((alone.frames.astype(float) - batch.frames) ** 2) / 255**2
+    assert -10 * np.log10(error + 1e-12) > 40
+    assert alone.audio is not None and batch.audio is not None
+    gap = np.mean((alone.audio.samples - batch.audio.samples) ** 2) / np.mean(alone.audio.samples**2)
+    assert gap < 1e-2
+
+
+def test_a_picture_is_one_silent_frame(engine: NativeEngine) -> None:
+    clip = ask(engine, picture=True)
+    assert clip.picture and clip.audio is None
+
+
+def test_the_receipt_comes_with_the_last_chunk_and_tells_every_stage(engine: NativeEngine) -> None:
+    chunks = list(engine.generate(Request("a red ball", seconds=2.0, steps=2)))
+    assert [c.receipt is not None for c in chunks] == [False] * (len(chunks) - 1) + [True]
+    receipt = chunks[-1].receipt
+    assert receipt is not None and {"condition", "denoise", "decode"} <= set(receipt.seconds)
+    assert receipt.total_energy_j > 0 and receipt.energy_method
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    frames = np.repeat(rng.integers(0, 255, (1, 128, 128, 3), np.uint8), 32, 0)
+    sound = Audio((0.1 * np.sin(np.arange(32000) * 0.1))[None].astype(np.float32), 16000)
+    media.write(Clip(frames, 16, sound), tmp_path / "given.mp4")
+    return tmp_path / "given.mp4"
+
+
+def test_a_continuation_begins_with_the_given_clip(engine: NativeEngine, film: Path) -> None:
+    clip = ask(engine, conditions=(Condition("continue", str(film)),))
+    given = media.read(film)
+    assert len(clip.frames) == 32 + 32
+    assert np.array_equal(clip.frames[:32], given.frames[:32])
+    assert clip.audio is not None and clip.audio.samples.shape == (1, 64000)
+
+
+def test_given_picture_and_given_sound_come_back_untouched(engine: NativeEngine, film: Path) -> None:
+    given = media.read(film)
+    scored = ask(engine, conditions=(Condition("video", str(film)),))
+    assert np.array_equal(scored.frames, given.frames[:32])
+    pictured = ask(engine, conditions=(Condition("audio", str(film)),))
+    assert given.audio is not None and pictured.audio is not None
+    assert np.array_equal(pictured.audio.samples, given.audio.samples[:, :32000])
+    assert not np.array_equal(pictured.frames, given.frames[:32])
+
+
+def test_images_and_match_guidance_change_the_film(engine: NativeEngine, film: Path, tmp_path: Path) -> None:
+    media.write(Clip(media.read(film).frames[:1], 16), tmp_path / "first.png")
+    plain = ask(engine)
+    for role in ("first", "last"):
+        other = ask(engine, conditions=(Condition(role, str(tmp_path / "first.png")),))  # type: ignore[arg-type]
+        assert not np.array_equal(plain.frames, other.frames)
+    assert not np.array_equal(plain.frames, ask(engine, match_guidance=2.0).frames)
+
+
+def test_best_of_keeps_the_one_that_matches_best(engine: NativeEngine) -> None:
+    hooks = Hooks()
+    clip, _ = join(engine.generate(Request("a red ball bounces", seconds=2.0, steps=1, best_of=3, seed=4), hooks))
+    assert any("of 3" in note for note in hooks.notes)
+    assert len(clip.frames) == 32
+
+
+def test_unknown_words_are_named_and_something_is_made(engine: NativeEngine) -> None:
+    hooks = Hooks()
+    join(engine.generate(Request("a zeppelin bounces", seconds=2.0, steps=1), hooks))
+    assert any("zeppelin" in note for note in hooks.notes)
+
+
+def test_cancel_takes_effect_within_one_step(engine: NativeEngine) -> None:
+    seen: list[int] = []
+    hooks = Hooks(
+        progress=lambda p: seen.append(p.done) if p.stage == "denoise" else None, cancelled=lambda: len(seen) >= 2
+    )
+    with pytest.raises(Cancelled):
+        join(engine.generate(Request("a red ball", seconds=2.0, steps=9), hooks))
+    assert len(seen) == 2
+
+
+def test_previews_are_frames_of_the_clip(engine: NativeEngine) -> None:
+    shown: list[np.ndarray] = []
+    join(engine.generate(Request("a red ball", seconds=2.0, steps=2), Hooks(preview=shown.append)))
+    assert len(shown) == 2 and shown[0].shape == (32, 128, 128, 3) and shown[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"seconds": 1.0}, "2 to 4"),
+        ({"seconds": 3.1}, "0.25"),
+        ({"size": "130x130"}, "128x128"),
+        ({"steps": 500}, "100"),
+        ({"sampler": "magic"}, "euler"),
+        ({"fps": 24.0}, "16"),
+    ],
+)
+def test_what_is_impossible_is_said_with_what_is_possible(
+    engine: NativeEngine, options: dict[str, object], told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        ask(engine, **options)
+
+
+def test_the_noise_of_a_seed_does_not_depend_on_the_batch(engine: NativeEngine) -> None:
+    from phonofilm.diffusion.noise import strip_noise
+    from phonofilm.latents import Geometry
+
+    g = Geometry.of_clip(128, 128, 2.0)
+    assert torch.equal(strip_noise([3], g)[0], strip_noise([1, 2, 3], g)[2])

@@ -1,0 +1,144 @@
+"""Training of the codecs: it learns, it resumes exactly, and what a step sees depends on the step alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from phonofilm.codec.audio import AudioCodecConfig, audio_loss
+from phonofilm.codec.video import VideoCodecConfig
+from phonofilm.train.codec import (
+    AudioTraining,
+    FilmPool,
+    Footage,
+    VideoTraining,
+    actor_weights,
+    draw_crops,
+    orthogonal,
+    train_audio,
+    train_video,
+)
+
+VIDEO = VideoCodecConfig(encoder_widths=(16, 16, 24), decoder_widths=(16, 24, 24))
+AUDIO = AudioCodecConfig(encoder_widths=(16, 24, 32), decoder_widths=(24, 32, 32))
+SHORT = VideoTraining(
+    seconds=None, steps=6, batch=2, crop=32, frames=8, pool=8, save_seconds=0, log_steps=2, bf16=False
+)
+SHORT_AUDIO = AudioTraining(seconds=None, steps=4, batch=2, stretch=4, save_seconds=0, log_steps=2)
+
+
+def discs(indices: Sequence[int]) -> list[Footage]:
+    """A disc that moves to the right over a slanted ground; its colours, place and speed come from the number."""
+    footage = []
+    for i in indices:
+        generator = torch.Generator().manual_seed(i)
+        ground, colour = torch.rand(2, 3, generator=generator)
+        x0, y0, speed = (torch.rand(3, generator=generator) * torch.tensor([20.0, 20.0, 2.0])).tolist()
+        x = x0 + 10 + speed * torch.arange(12.0)
+        y = torch.full((12,), y0 + 14)
+        rows, columns = torch.arange(48.0)[:, None], torch.arange(48.0)
+        inside = torch.sigmoid(2 * (8 - ((rows - y[:, None, None]) ** 2 + (columns - x[:, None, None]) ** 2).sqrt()))
+        back = ground * (0.6 + 0.4 * rows / 48)[..., None]
+        frames = back * (1 - inside[..., None]) + colour * inside[..., None]
+        boxes = torch.stack([x - 8, y - 8, x + 8, y + 8], -1)[:, None]
+        footage.append(Footage((frames * 255).to(torch.uint8), boxes))
+    return footage
+
+
+def tones(indices: Sequence[int]) -> Tensor:
+    seconds = torch.arange(8000) / 16000
+    return torch.stack([0.4 * torch.sin(2 * math.pi * (200 + 90 * (i % 7)) * seconds) for i in indices])
+
+
+def test_orthogonal_keeps_directions_and_levels_singular_values() -> None:
+    for shape in ((24, 60), (60, 24)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        u, _, v = torch.linalg.svd(x, full_matrices=False)
+        levelled = u.T @ orthogonal(x) @ v.T
+        values = levelled.diagonal()
+        assert values.min() > 0.6 and values.max() < 1.3
+        assert (levelled - values.diag()).abs().max() < 1e-3
+
+
+def test_the_pool_depends_on_the_step_alone() -> None:
+    asked: list[int] = []
+
+    def films(indices: Sequence[int]) -> list[Footage]:
+        asked.extend(indices)
+        return discs(indices)
+
+    pool = FilmPool(films, 16, 0.5, torch.device("cpu"))
+    assert pool.window(0) == range(16)
+    assert pool.window(40) == range(16, 32)
+    assert sorted(pool.clips) == list(range(16, 32)) and asked == list(range(32))
+    fresh = FilmPool(discs, 16, 0.5, torch.device("cpu"))
+    for whole in (False, True):
+        crops = [draw_crops(p, 40, SHORT, torch.Generator().manual_seed(5), whole) for p in (pool, fresh)]
+        assert torch.equal(crops[0][0], crops[1][0]) and torch.equal(crops[0][1], crops[1][1])
+
+
+def test_weights_lie_on_the_actor_and_small_actors_weigh_more() -> None:
+    frames = torch.zeros(1, 40, 40, 3, dtype=torch.uint8)
+    boxes = torch.tensor([[[2.0, 3.0, 6.0, 9.0], [10.0, 10.0, 40.0, 40.0], [math.nan] * 4]])
+    weight = actor_weights(Footage(frames, boxes), slice(0, 1), 4.0)[0]
+    assert weight[0, 0] == 1
+    assert (weight[3:9, 2:6] > weight[20, 20]).all() and weight[20, 20] > 1
+    assert (weight > 1).sum() == 24 + 900
+
+
+def test_video_training_learns(tmp_path: Path) -> None:
+    recipe = replace(SHORT, steps=120, batch=4, save_seconds=1e9, sheet_steps=100, noise=0.0)
+    (scene,) = discs([1000])
+    x = (scene.frames[None, :8, :32, :32].float() / 127.5 - 1).permute(0, 1, 4, 2, 3)
+    errors = []
+    for steps in (1, 120):
+        model = train_video(discs, tmp_path / str(steps), replace(recipe, steps=steps), VIDEO)
+        with torch.no_grad():
+            errors.append(float((model.decode(model.encode(x)) - x).square().mean()))
+    assert errors[1] < 0.7 * errors[0]
+    assert (tmp_path / "120" / "video-codec.safetensors").exists()
+    assert (tmp_path / "120" / "video-codec.png").exists()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_video_training_resumes_exactly(tmp_path: Path) -> None:
+    def interrupt(progress: float) -> None:
+        if progress >= 0.5:
+            raise Interrupted
+
+    straight = train_video(discs, tmp_path / "a", SHORT, VIDEO)
+    with pytest.raises(Interrupted):
+        train_video(discs, tmp_path / "b", SHORT, VIDEO, progress=interrupt)
+    resumed = train_video(discs, tmp_path / "b", SHORT, VIDEO)
+    for key, value in straight.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[key], value, atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="asked for"):
+        train_video(discs, tmp_path / "b", SHORT, VideoCodecConfig())
+
+
+def test_audio_training_learns_and_resumes_exactly(tmp_path: Path) -> None:
+    def failing(indices: Sequence[int]) -> Tensor:
+        if indices[0] >= 4:
+            raise Interrupted
+        return tones(indices)
+
+    straight = train_audio(tones, tmp_path / "a", SHORT_AUDIO, AUDIO)
+    with pytest.raises(Interrupted):
+        train_audio(failing, tmp_path / "b", SHORT_AUDIO, AUDIO)
+    resumed = train_audio(tones, tmp_path / "b", SHORT_AUDIO, AUDIO)
+    for key, value in straight.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[key], value, atol=1e-6, rtol=1e-5)
+    longer = train_audio(tones, tmp_path / "c", replace(SHORT_AUDIO, steps=60, save_seconds=1e9), AUDIO)
+    x = tones([3, 4])
+    with torch.no_grad():
+        losses = [float(audio_loss(m.decode(m.encode(x)), x, m.encoder.filters)[0]) for m in (straight, longer)]
+    assert losses[1] < 0.8 * losses[0]
