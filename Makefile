@@ -1,7 +1,7 @@
 # The two commands of a newcomer are `make demo` and `make test`; each makes the environment that it needs.
 PYTHON ?= python3
 VENV ?= .venv
-# e.g. TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu" for torch without its CUDA libraries
+# flags for installing torch alone, such as where to find a build without CUDA libraries
 TORCH_FLAGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import make_weights
 
 from phonofilm import media
 from phonofilm.cli import main
-from tiny import make_weights
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import make_weights
 
 from phonofilm import Audio, Clip, Condition, Request, media
 from phonofilm.engines import Hooks, NativeEngine, join
 from phonofilm.errors import Cancelled, InputError
-from tiny import make_weights
 
 
 @pytest.fixture(scope="module")

@@ -305,7 +305,6 @@ def unpack(latents: Latents) -> tuple[Tensor | None, Tensor | None, list[tuple[T
     audio_z = values_BND[:, g.audio, :AUDIO_CHANNELS].transpose(1, 2).contiguous() if g.columns else None
     pictures = values_BND[:, g.extra].split(g.n_picture, dim=1) if g.images else ()
     images = [
-        (unpatchify(picture, g.height, g.width), seconds)
-        for picture, seconds in zip(pictures, g.images, strict=True)
+        (unpatchify(picture, g.height, g.width), seconds) for picture, seconds in zip(pictures, g.images, strict=True)
     ]
     return video_z, audio_z, images

@@ -28,12 +28,17 @@ WINDOW: Final = 400
 LOW, HIGH = 70.0, 7600.0  # Hz
 FLOOR: Final = 1e-4  # power below which all is silence
 FINE_HOP, FINE_WINDOW = 32, 128  # of onsets: 2 ms, 8 ms
-ONSET_SHARE: Final = 0.22  # rise of an onset, beside the largest of the clip
+ONSET_SHARE: Final = 0.09  # rise of an onset, beside the largest of the clip
+CLEAR_SHARE: Final = 0.22  # the same, of what is counted
 ONSET_LEAST: Final = 6.0
 ONSET_GAP: Final = 0.06  # seconds between two onsets
 NEAREST: Final = 5
-SCENES: Final = 14  # for each kind, act and material
+SCENES: Final = 26  # for each kind, act and material
 SEED: Final = 78_000_000
+SPEECH_FIT: Final = 0.5  # correlation below which no word is heard
+LENGTH_POWER: Final = 0.4  # how much more a long template that fits is worth than a short one
+CANDIDATES: Final = 40  # templates that are looked at again where somebody else sounds too
+BEYOND: Final = 0.2  # how much sound beyond a word counts, beside sound that is missing
 TEMPOS: Final = (0.9, 0.95, 1.0, 1.05, 1.1)
 PITCHES: Final = (0.25, 0.75)
 STRUCK: Final = tuple(c for c in SOUND_CLASSES if c.endswith("ball")) + ("box", "bell", "drum", "metronome")
@@ -83,6 +88,11 @@ class Onsets:
 
     times: NDArray[np.float64]  # seconds, ascending
     rise: NDArray[np.float64]  # how sudden, over all bands
+
+    @property
+    def clear(self) -> int:
+        """How many stand out."""
+        return int((self.rise >= CLEAR_SHARE * self.rise.max(initial=0.0)).sum())
 
 
 def find_onsets(samples: Floats) -> Onsets:
@@ -148,16 +158,21 @@ def _whole(samples: Floats) -> Floats:
     return np.concatenate([shape.mean(0), 0.7 * loud.std(0), 1.5 * steps.mean(0)]).astype(np.float32)
 
 
-def _struck(power: Floats, at: float) -> Floats:
-    """What a blow at `at` seconds adds to what was heard before it: just after it and later, (3 B,)."""
+def _struck(power: Floats, at: float) -> tuple[Floats, Floats]:
+    """What a blow at `at` seconds adds to what was heard before it, and how much of what is heard that is.
+
+    Just after it and later: (3 B,) logarithms, and (3 B,) weights 0..1.
+    """
     k = round(at * RATE / HOP)
-    before = power[max(0, k - 5) : max(1, k - 1)].mean(0)
-    parts = []
+    before = power[max(0, k - 6) : max(1, k - 1)].max(0)
+    added, sure = [], []
     for first, last in ((0, 4), (4, 10), (10, 20)):
         part = power[min(k + first, len(power) - 1) : k + last]
-        parts.append(_log(np.maximum((part.mean(0) if len(part) else power[-1]) - before, 0)))
-    added = np.concatenate(parts)
-    return np.asarray(added - added.mean(), np.float32)
+        heard = part.mean(0) if len(part) else power[-1]
+        more = np.maximum(heard - before, 0)
+        added.append(_log(more))
+        sure.append((more + FLOOR) / (heard + before + FLOOR))
+    return np.concatenate(added), np.concatenate(sure).astype(np.float32)
 
 
 def _scenes() -> Iterator[Scene]:
@@ -181,9 +196,19 @@ class _Shelf:
     looks_MD: Floats
     names: NDArray[np.intp]  # (M,) index into SOUND_CLASSES
 
-    def nearest(self, look: Floats) -> dict[str, float]:
-        """Votes of the nearest templates for each class, adding to 1."""
-        distance = ((self.looks_MD - look) ** 2).sum(1)
+    def nearest(self, look: Floats, sure: Floats | None = None, without: str | None = None) -> dict[str, float]:
+        """Votes of the nearest templates for each class, adding to 1.
+
+        sure (D,): weights of what is compared; then the level does not count. without: a class that is left out.
+        """
+        if sure is None:
+            distance = ((self.looks_MD - look) ** 2).sum(1)
+        else:
+            weight = sure / sure.sum()
+            off = self.looks_MD - look
+            distance = len(look) * ((off**2 @ weight) - (off @ weight) ** 2)
+        if without is not None:
+            distance = np.where(self.names == SOUND_CLASSES.index(without), np.inf, distance)
         near = np.argpartition(distance, NEAREST)[:NEAREST]
         weight = 1 / (distance[near] + 1.0)
         votes: dict[str, float] = {}
@@ -206,7 +231,7 @@ def _shelves() -> tuple[_Shelf, _Shelf]:
         whole.append((_whole(samples), name))
         if actor.act in ("bounce", "fall", "ring", "strike", "tick"):
             power = mel_power(samples)
-            blows += [(_struck(power, e.time), name) for e in play.events[:3] if e.time < scene.seconds - 0.15]
+            blows += [(_struck(power, e.time)[0], name) for e in play.events[:3] if e.time < scene.seconds - 0.15]
     return tuple(_Shelf(np.stack([w[0] for w in v]), np.array([w[1] for w in v])) for v in (whole, blows))  # type: ignore[return-value]
 
 
@@ -215,10 +240,10 @@ def class_of_clip(samples: Floats) -> dict[str, float]:
     return _shelves()[0].nearest(_whole(samples))
 
 
-def class_of_blows(samples: Floats, times: Sequence[float]) -> list[dict[str, float]]:
-    """Which class of struck thing sounds from each instant on: votes that add to 1."""
+def class_of_blows(samples: Floats, times: Sequence[float], without: str | None = None) -> list[dict[str, float]]:
+    """Which class of struck thing, but for `without`, sounds from each instant on: votes that add to 1."""
     power = mel_power(samples)
-    return [_shelves()[1].nearest(_struck(power, t)) for t in times]
+    return [_shelves()[1].nearest(*_struck(power, t), without) for t in times]
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -233,7 +258,6 @@ class Spoken:
     seconds: float
     fit: float  # correlation with the template, -1..1
     power: Floats  # (F, B) of the template, from the start on
-    scores: dict[str, float]  # best fit of each word
 
 
 @lru_cache(maxsize=1)
@@ -256,12 +280,15 @@ def _speech_look(power: Floats) -> Floats:
     return np.asarray(np.log10(power + 10**-4.5 * top + 1e-9) - np.log10(10**-4.5 * top + 1e-9), np.float32)
 
 
-def find_word(samples: Floats) -> Spoken:
-    """The word and voice, of all that the playhouse can say, whose sound fits best at any start."""
+def find_word(samples: Floats, alone: bool = True) -> Spoken:
+    """The word and voice, of all that the playhouse can say, whose sound fits best at any start.
+
+    alone: nothing else sounds; otherwise what is heard beyond the word counts for little.
+    Raises ValueError for sound that is shorter than any word.
+    """
     power = mel_power(samples)
     look = _speech_look(power)
-    best: tuple[float, int, tuple[str, str, float, float], int] = (-2.0, 0, ("", "", 1.0, 0.5), 1)
-    scores: dict[str, float] = {}
+    found: list[tuple[float, int, tuple[str, str, float, float], float]] = []
     for length, (templates, said) in _words().items():
         if length > len(look):
             continue
@@ -270,17 +297,30 @@ def find_word(samples: Floats) -> Spoken:
         flat = flat - flat.mean(1, keepdims=True)
         norm = np.linalg.norm(flat, axis=1) + 1e-3
         fits = (flat @ templates.T) / norm[:, None]
-        tops = fits.max(0)
-        for m, top in enumerate(tops):
-            word = said[m][0]
-            if top > scores.get(word, -2.0):
-                scores[word] = float(top)
-        m = int(tops.argmax())
-        if tops[m] > best[0]:
-            best = (float(tops[m]), int(fits[:, m].argmax()), said[m], length)
-    fit, start, (word, voice, tempo, pitch), length = best
+        starts = fits.argmax(0)
+        tops = fits[starts, np.arange(len(said))]
+        worth = np.arctanh(np.clip(tops, -0.9, 0.999)) * length**LENGTH_POWER
+        found += [(float(w), int(k), s, float(f)) for w, k, s, f in zip(worth, starts, said, tops, strict=True)]
+    if not found:
+        raise ValueError(f"{len(samples)} samples: too short for any word")
+    found.sort(key=lambda c: -c[0])
+    if not alone:
+        found = sorted(found[:CANDIDATES], key=lambda c: _misfit(power, c[1], c[2]))
+    _, start, (word, voice, tempo, pitch), fit = found[0]
     own = mel_power(speech.say(word, voice, pitch, tempo))  # type: ignore[arg-type]
-    return Spoken(word, voice, tempo, start * HOP / RATE, speech.duration(word, tempo), fit, own, scores)
+    return Spoken(word, voice, tempo, start * HOP / RATE, speech.duration(word, tempo), fit, own)
+
+
+def _misfit(power: Floats, start: int, said: tuple[str, str, float, float]) -> float:
+    """How much of a word is missing in what is heard, and (for little) how much is heard beyond it."""
+    word, voice, tempo, pitch = said
+    own = mel_power(speech.say(word, voice, pitch, tempo))  # type: ignore[arg-type]
+    own = own[: len(power) - start]
+    level, heard = np.log(own + 1e-4 * own.max()), np.log(power[start : start + len(own)] + 1e-4 * own.max())
+    loud = level > level.max() - 6.0
+    off = level - heard
+    off = off - np.percentile(off[loud], 60)
+    return float((np.clip(off, 0, 4) ** 2).mean() + BEYOND * (np.clip(-off, 0, 4) ** 2).mean())
 
 
 def speech_envelope(samples: Floats, spoken: Spoken, alone: bool) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ DESCENT: Final = 0.055  # world units of fall before a contact that counts
 FREE: Final = 0.03  # world units above the floor from which a fall is fitted
 LEVER: Final = 0.57  # radii by which the middle of a bell swings to the side
 SWING: Final = 0.4  # share of that which counts as a swing
+HALF_SWINGS: Final = (0.33, 0.37, 0.42, 0.47, 0.52, 0.57, 0.62, 0.68, 0.75)  # seconds from side to side
 STICK: Final = (84.0, 58.0, 40.0)  # the colour of a drum stick's tip
 STICK_RANGE: Final = (0.3, 1.75)  # v between which the tip is looked for
 STROKE: Final = 0.45  # pose below which the stick has come down
@@ -143,7 +144,7 @@ def swings(x: Floats, least: float, fps: float) -> list[float]:
         s = sign * fill_gaps(x)
         for k in range(1, len(s) - 1):
             if s[k] >= least and s[k] >= s[k - 1] and s[k] > s[k + 1]:
-                found.append(((k + peak_offset(s[k - 1], s[k], s[k + 1]) + 0.5) / fps, s[k]))
+                found.append((_turn(s, k, fps), s[k]))
     found.sort()
     merged: list[tuple[float, float]] = []
     for time, height in found:
@@ -153,6 +154,20 @@ def swings(x: Floats, least: float, fps: float) -> list[float]:
         else:
             merged.append((time, height))
     return [time for time, _ in merged]
+
+
+def _turn(s: Floats, k: int, fps: float) -> float:
+    """Seconds of the turning point of a swing near frame k: that of the sine that fits the frames around it best."""
+    near = np.arange(max(0, k - 3), min(len(s), k + 4))
+    at = (near - k) / fps
+    best, when = np.inf, 0.0
+    for half in HALF_SWINGS:
+        waves = np.stack([np.cos(np.pi * at / half), np.sin(np.pi * at / half)], 1)
+        (a, b), *_ = np.linalg.lstsq(waves, s[near], rcond=None)
+        off = float(((waves @ (a, b) - s[near]) ** 2).sum())
+        if off < best:
+            best, when = off, float(np.arctan2(b, a)) * half / np.pi
+    return (k + 0.5) / fps + float(np.clip(when, -0.8 / fps, 0.8 / fps))
 
 
 def rod_swing(frames: Frames, view: View, x: Floats, y: Floats, r: Floats) -> Floats:

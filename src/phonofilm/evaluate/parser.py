@@ -125,7 +125,7 @@ def parse(frames: Frames, fps: float) -> Parsed:
         return Parsed((cloud,), light, floor, view, fps, None, False, False, False, False)
     wall = _find_wall(frames, view)
     blobs = find_blobs(frames, front)
-    tracks = _tracks(blobs, recognise(blobs), view, len(frames))
+    tracks = _tracks(blobs, recognise(blobs), view, len(frames), wall)
     main, swaps, extra = _cast(tracks)
     classes = palette_classes(frames)
     gone, leaps = False, False
@@ -154,13 +154,18 @@ def _rain(frames: Frames, front: Mask, view: View) -> Seen | None:
         return None
     count, height, width = frames.shape[:3]
     middle = width / 2 - view.pan * view.zoom * view.scale
-    greys = []
+    greys, spots = [], []
     for t in range(0, count, 4):
         left, right = (int(np.clip(middle[t] + side * 0.2 * view.scale, 0, width)) for side in (-1, 1))
         rows = slice(0, max(2, int(0.16 * view.scale)))
         spot = frames[t, rows, left:right].mean(-1)
-        greys.append(spot[front[t, rows, left:right]])
+        pixels = frames[t, rows, left:right].astype(np.int16)
+        dull = front[t, rows, left:right] & (pixels.max(-1) - pixels.min(-1) < 40) & (spot > 55) & (spot < 190)
+        spots.append(spot.size)
+        greys.append(spot[dull])
     cloud = np.concatenate(greys)
+    if len(cloud) < 0.5 * sum(spots):
+        return None
     speed = "fast" if len(cloud) and np.median(cloud) < HEAVY else "slow"
     flat, radius = np.zeros(count), np.full(count, RADIUS["rain"])
     box = np.tile(np.asarray([0, 0, width, height], np.float32), (count, 1))
@@ -207,12 +212,16 @@ def _find_wall(frames: Frames, view: View) -> Wall | None:
 
 
 # --- tracks ---------------------------------------------------------------------------------------------------------
-def _tracks(blobs: Blobs, guess: Guess, view: View, count: int) -> list[_Track]:
+def _tracks(blobs: Blobs, guess: Guess, view: View, count: int, wall: Wall | None) -> list[_Track]:
     """One track for each colour of which something is recognised."""
+    hidden = np.zeros(len(blobs), bool)
+    if wall is not None:  # its own dark lines
+        x, y = view.world(blobs.frame, blobs.centre[:, 0], blobs.centre[:, 1])
+        hidden = (x > wall.left - 0.04) & (x < wall.right + 0.04) & (y < wall.top + 0.04)
     zoom = view.zoom * view.scale
     tracks = []
     for colour in range(len(COLOURS)):
-        (own,) = np.nonzero((blobs.colour == colour) & (guess.kind != NONE) & (guess.sure > SURE))
+        (own,) = np.nonzero((blobs.colour == colour) & (guess.kind != NONE) & (guess.sure > SURE) & ~hidden)
         if len(np.unique(blobs.frame[own])) < LASTING:
             continue
         votes = np.bincount(guess.kind[own], guess.sure[own] * blobs.area[own], minlength=len(KINDS))
@@ -279,7 +288,7 @@ def _part_of(track: _Track, other: _Track) -> bool:
     if both.sum() < 0.5 * track.seen.sum():
         return False
     apart = np.hypot(track.x - other.cx, track.y - other.cy)[both]
-    reach = 1.35 if KINDS[other.kind] in ("car", "bird", "drum") else 1.15
+    reach = {"bird": 1.9, "car": 1.9, "drum": 1.6}.get(KINDS[other.kind], 1.15)
     return bool(np.nanmedian(apart / np.maximum(other.r[both], 1e-3)) < reach)
 
 

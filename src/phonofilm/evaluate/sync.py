@@ -26,23 +26,22 @@ LIP_SMOOTH: Final = 0.03  # seconds, of the envelope
 EARLY_MS, LATE_MS = -45.0, 125.0  # ITU-R BT.1359: detectable beyond
 
 
-def blow_lags(seen: Sequence[float], onsets: Onsets, act: str, allowed: NDArray[np.bool_] | None = None) -> list[float]:
+def blow_lags(seen: Sequence[float], onsets: Onsets, act: str, own: Floats | None = None) -> list[float]:
     """For each blow seen (seconds) the lag of its sound, ms; nan where none is heard within reach.
 
-    allowed: which onsets may belong to the actor (all by default). Each onset serves one blow.
+    own: how much each onset sounds like the actor, 0..1 (all alike by default). Each onset serves one blow.
     """
-    times, rise = onsets.times, onsets.rise.copy()
-    if allowed is not None:
-        rise = np.where(allowed, rise, 0.0)
+    times = onsets.times
+    weight = onsets.rise * (1.0 if own is None else 0.1 + own)
     lags = []
     for at in seen:
         lag = times - at
-        worth = rise * np.exp(-np.abs(lag) / 0.1) * (np.abs(lag) <= REACH)
+        worth = weight * np.exp(-np.abs(lag) / 0.1) * (np.abs(lag) <= REACH)
         if len(worth) == 0 or worth.max() <= 0:
             lags.append(np.nan)
             continue
         k = int(worth.argmax())
-        rise[k] = 0.0
+        weight[k] = 0.0
         lags.append(float(lag[k]) * 1000 - BIAS_MS[act])
     return lags
 

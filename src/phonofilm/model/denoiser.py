@@ -201,6 +201,7 @@ class Denoiser(nn.Module):
 
     def bind(self, text_BLC: Tensor, geometry: Geometry) -> Callable[[Tensor, Tensor], Tensor]:
         """What samplers take: (x_BND, t_BN) → x0_BND, for this text and geometry."""
+
         def denoise(x_BND: Tensor, t_BN: Tensor) -> Tensor:
             x0_BND: Tensor = self(x_BND, t_BN, text_BLC, geometry)
             return x0_BND

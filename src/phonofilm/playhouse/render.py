@@ -241,7 +241,7 @@ def _sight(film: _Film, scene: int, slot: int, area: Tensor) -> Sight:
     col = width / 2 + (track.x - pan) * zoom * film.scale
     row = height / 2 - track.y * zoom * film.scale
     mine = np.asarray((film.ids[scene] == slot).cpu())  # (T, H, W)
-    cols, rows = mine.any(1), mine.any(2)
+    cols, rows = np.asarray(mine.any(1)), np.asarray(mine.any(2))
     seen = mine.sum((1, 2)).astype(np.float32)
     edges = np.stack(
         [cols.argmax(1), rows.argmax(1), width - cols[:, ::-1].argmax(1), height - rows[:, ::-1].argmax(1)], 1

@@ -194,9 +194,7 @@ class _Run:
         if name == STATE:
             trained = {"steps": self.step, "seconds": round(self.clock.seconds, 1)}
             described = {**self._described(), "trained": trained}
-            checkpoint.save(
-                self.folder / WEIGHTS, self.average.weights, kind=KIND, config=described, storage="bf16"
-            )
+            checkpoint.save(self.folder / WEIGHTS, self.average.weights, kind=KIND, config=described, storage="bf16")
 
     def _described(self) -> dict[str, Any]:
         return {"denoiser": asdict(self.config.denoiser), "text": asdict(self.model.text.config)}

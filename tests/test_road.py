@@ -1,0 +1,75 @@
+"""The whole road in small: codec, text, denoiser and a film, by the commands of users; and on a folder of clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_weights
+
+from phonofilm import Audio, Clip, checkpoint, media
+from phonofilm.cli import main
+from phonofilm.errors import InputError
+from phonofilm.train.footage import Footage, film_playhouse
+from phonofilm.train.road import train
+
+
+def test_smoke_preset_goes_the_whole_road_and_resumes(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for what in ("codec", "text", "denoiser"):
+        assert main(["train", what, "--preset", "smoke", "--out", str(out)]) == 0
+    weights = checkpoint.load(out / "denoiser.safetensors", kind="denoiser")
+    assert weights.config["trained"]["steps"] == 4
+    assert main(["train", "denoiser", "--preset", "smoke", "--out", str(out)]) == 0  # done: changes nothing
+    assert checkpoint.load(out / "denoiser.safetensors").hash == weights.hash
+    film = tmp_path / "film.mp4"
+    options = ["--weights", str(out), "--seconds", "2", "--steps", "1", "-o", str(film)]
+    assert main(["generate", "a red ball bounces", *options]) == 0
+    assert media.read(film).seconds == pytest.approx(2, abs=0.05)
+
+
+def test_steps_need_what_stands_before_them(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="train codec"):
+        train("text", "smoke", tmp_path)
+    make_weights(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match="train text"):
+        train("denoiser", "smoke", tmp_path)
+    with pytest.raises(InputError, match="playhouse-cpu"):
+        train("codec", "huge", tmp_path)
+
+
+def test_filming_goes_on_where_it_stopped_and_batches_depend_on_the_step_alone(tmp_path: Path) -> None:
+    weights = make_weights(tmp_path / "weights")
+    assert len(film_playhouse(weights, tmp_path / "films", 16)[0]) == 1
+    caches = film_playhouse(weights, tmp_path / "films", 32)
+    assert len(caches[0]) == 2
+    one, two = Footage(caches, 4), Footage(caches, 4)
+    later = next(two(5))
+    stream = one(0)
+    for _ in range(5):
+        next(stream)
+    batch = next(stream)
+    assert batch["captions"] == later["captions"]
+    assert torch.equal(batch["video_z"], later["video_z"])
+
+
+def test_a_folder_of_clips_is_learnt_from_and_what_is_broken_is_skipped(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for k, sound in enumerate((True, True, False)):
+        frames = np.repeat(rng.integers(0, 255, (1, 90, 120, 3), np.uint8), 20, 0)
+        noise = Audio(rng.uniform(-0.3, 0.3, (2, 80_000)).astype(np.float32), 44100)
+        media.write(Clip(frames, 10.0, noise if sound else None), folder / f"{k}.mp4")
+        (folder / f"{k}.txt").write_text(f"clip number {k}")
+    (folder / "broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42 and then nothing")
+    (folder / "broken.txt").write_text("it does not open")
+    out = make_weights(tmp_path / "run")
+    train("denoiser", "smoke", out, folder=folder)
+    first = checkpoint.load(out / "denoiser.safetensors").hash
+    (out / "denoiser.state").unlink()
+    train("denoiser", "smoke", out, folder=folder)
+    assert checkpoint.load(out / "denoiser.safetensors").hash == first
