@@ -246,10 +246,16 @@ def _evaluate(a: argparse.Namespace) -> int:
     from phonofilm.engines import NativeEngine
     from phonofilm.evaluate.run import evaluate_engine
 
-    text = evaluate_engine(
-        NativeEngine(a.weights), a.prompts, a.out, steps=a.steps, guidance=a.guidance, size=a.size, seconds=a.seconds
-    )
+    bar = _Bar(False)
+    try:
+        text = evaluate_engine(
+            NativeEngine(a.weights), a.prompts, a.out, steps=a.steps, guidance=a.guidance, size=a.size,
+            seconds=a.seconds, progress=lambda done, total: bar.show("evaluate", done, total),
+        )  # fmt: skip
+    finally:
+        bar.close()
     print(text)
+    print(a.out / "index.html")
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Measuring: a parser of clips, lags of sound against picture, and the report that puts truth, codec and generated side by side."""
+"""Measuring: a parser of clips, lags of sound behind picture, and a report beside truth and codec."""

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from phonofilm.playhouse import backdrop
 from phonofilm.playhouse.scene import FLOORS, LIGHTS, Performance, Scene
@@ -25,10 +26,15 @@ Mask = NDArray[np.bool_]
 PANS: Final = tuple(round(0.03 * k, 2) for k in range(-10, 11))  # world units from the middle to the end of a pan
 ZOOMS: Final = tuple(round(1.0 + 0.03 * k, 2) for k in range(1, 10))  # scale at the end of a zoom
 STILL_MARGIN: Final = 0.92  # a moving camera must explain the clip better than a still one by this factor
-DRAWS: Final = 10  # backdrops of each kind that are looked at
-MARGIN: Final = (13.0, 11.0, 11.0)  # 8-bit steps by which a pixel must leave the range of the backdrop, for each axis
+DRAWS: Final = 14  # backdrops of each kind that are looked at
+CELL: Final = (8, 5, 5)  # 8-bit steps of a cell of the table of colours, for each axis
+CELLS: Final = (32, 24, 24)
+ZERO: Final = (0, 60, 60)  # 8-bit steps that are added before a colour is looked up
+SPREAD: Final = (2, 1, 1)  # cells around a colour of the backdrop that count as backdrop too
+RAREST: Final = 0.0012  # share of a row below which a colour of the backdrop is left out
 NIGHT_TOP: Final = 128.0  # brighter at night is no backdrop (the moon is told from actors by its looks)
-SHADOW: Final = 0.62  # how dark a shadow makes the floor
+SHADOWS: Final = (0.0, 0.12, 0.23, 0.34)  # how much of a shadow may lie on the floor beneath an actor
+SHADOW: Final = (34.0, 30.0, 34.0)
 
 
 @dataclass(frozen=True)
@@ -107,12 +113,11 @@ def _sample(plane: Floats, row: Floats, col: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Known:
-    """The range of colours of each kind of backdrop, row by row (of the stage, from the top)."""
+    """The colours of each kind of backdrop, row by row (of the stage, from the top)."""
 
     names: tuple[tuple[str, str], ...]  # C of (light, floor)
     middle_CRA: Floats
-    low_CRA: Floats
-    high_CRA: Floats
+    tables: tuple[Mask, ...]  # C of (R, cells): which colours the backdrop shows
 
 
 @lru_cache(maxsize=8)
@@ -124,23 +129,40 @@ def _known(width: int, height: int) -> _Known:
     ys = (1 - (torch.arange(height) + 0.5) / height * 2) * half_h
     y, x = torch.meshgrid(ys, xs, indexing="ij")
     floor_y = floor_height(half_h)
-    middle, low, high = [], [], []
+    shadowed = np.abs(ys.numpy() - floor_y + 0.02) < 0.16
+    middle, tables = [], []
     for light, floor in names:
         plays = [
             Performance(Scene((), floor, light), (), extras={"cloud": float(c), "sun": float(s)})
             for c, s in rng.random((DRAWS, 2))
         ]
         planes = backdrop.draw(plays, x, y, floor_y, half_h, 2 / min(width, height)).permute(0, 2, 3, 1).numpy()
-        values = axes((planes * 255).clip(0, 255).astype(np.float32))  # (n, H, W, A)
-        if light == "night":
-            values = np.where(values[..., :1] > NIGHT_TOP, np.nan, values)
-        middle.append(np.nanmedian(values, (0, 2)))
-        bottom, top = np.nanpercentile(values, (0.5, 99.5), (0, 2))
-        shadowed = np.abs(ys.numpy() - floor_y + 0.02) < 0.14
-        bottom[shadowed] *= SHADOW
-        low.append(bottom)
-        high.append(top)
-    return _Known(names, *(np.stack(v).astype(np.float32) for v in (middle, low, high)))
+        colours = (planes * 255).clip(0, 255).astype(np.float32)  # (n, H, W, 3)
+        middle.append(np.median(axes(colours), (0, 2)))
+        counts = np.zeros((height, int(np.prod(CELLS))), np.int32)
+        for dark in SHADOWS:
+            rows = np.nonzero(shadowed | (dark == 0))[0]
+            some = colours[:, rows] * (1 - dark) + np.asarray(SHADOW, np.float32) * dark
+            cells = _cells(some).transpose(1, 0, 2).reshape(len(rows), -1)
+            if light == "night":
+                bright = some.mean(-1).transpose(1, 0, 2).reshape(len(rows), -1) > NIGHT_TOP
+                cells = np.where(bright, cells[:, :1], cells)
+            np.add.at(counts, (rows[:, None], cells), 1)
+        counts = ndimage.uniform_filter1d(counts.astype(np.float32), 3, axis=0) / (DRAWS * width)
+        table = (counts > RAREST).reshape(height, *CELLS)
+        near = np.ones((1, *(2 * k + 1 for k in SPREAD)), bool)
+        tables.append(ndimage.binary_dilation(table, near).reshape(height, -1))
+    return _Known(names, np.stack(middle).astype(np.float32), tuple(tables))
+
+
+def _cells(colours: NDArray[np.uint8] | Floats) -> NDArray[np.int32]:
+    """Index into the table of colours for (..., 3)."""
+    f = colours.astype(np.int16)
+    r, g, b = f[..., 0], f[..., 1], f[..., 2]
+    index = np.zeros(f.shape[:-1], np.int32)
+    for plane, step, count, zero in zip(((r + g + b) // 3, r - g, g - b), CELL, CELLS, ZERO, strict=True):
+        index = index * count + np.clip((plane + zero) // step, 0, count - 1)
+    return index
 
 
 def find_backdrop(frames: Frames, view: View) -> tuple[str, str]:
@@ -169,13 +191,7 @@ def _stage_rows(view: View, frame: int) -> NDArray[np.intp]:
 def foreground(frames: Frames, view: View) -> Mask:
     """Pixels that no backdrop of this light and floor shows in their row: (T, H, W)."""
     known = _known(*view.size)
-    c = _nearest(known, frames, view)
-    margin = np.asarray(MARGIN, np.float32)
+    table = known.tables[_nearest(known, frames, view)]
     rows = np.stack([_stage_rows(view, k) for k in range(len(frames))])  # (T, H)
-    low, high = known.low_CRA[c] - margin, known.high_CRA[c] + margin
-    out = np.zeros(frames.shape[:3], bool)
-    f = frames.astype(np.int16)
-    r, g, b = f[..., 0], f[..., 1], f[..., 2]
-    for axis, plane in enumerate(((r + g + b) / np.float32(3), r - g, g - b)):
-        out |= (plane < low[rows, axis][..., None]) | (plane > high[rows, axis][..., None])
+    out: Mask = ~table[rows[..., None], _cells(frames)]
     return out

@@ -38,7 +38,7 @@ MOST: Final = 8  # blobs of one colour in one frame, the largest
 @lru_cache(maxsize=1)
 def _table() -> NDArray[np.uint8]:
     """Class of each colour, 6 bits a channel."""
-    v = (np.arange(64, dtype=np.float32) * 4 + 2)
+    v = np.arange(64, dtype=np.float32) * 4 + 2
     c = np.stack(np.meshgrid(v, v, v, indexing="ij"), -1)
     top = c.max(-1)
     saturation = 1 - c.min(-1) / top
@@ -61,7 +61,8 @@ def palette_classes(frames: Frames) -> NDArray[np.uint8]:
     """The palette colour of each pixel, as an index into COLOURS, or NOTHING. frames (..., 3)."""
     q = frames >> 2
     index = (q[..., 0].astype(np.int32) << 12) | (q[..., 1].astype(np.int32) << 6) | q[..., 2]
-    return _table().reshape(-1)[index]
+    classes: NDArray[np.uint8] = _table().reshape(-1)[index]
+    return classes
 
 
 def filled(mask: Mask) -> Mask:
@@ -94,13 +95,17 @@ class Blobs:
         return len(self.frame)
 
 
-def find_blobs(frames: Frames, front: Mask) -> Blobs:
-    """All blobs of palette colours in the foreground `front` (T, H, W) of frames (T, H, W, 3)."""
-    solid = filled(ndimage.binary_closing(front, _IN_FRAME4) | front)
+def whole(front: Mask) -> Mask:
+    """A foreground (T, H, W) with its small gaps closed and its holes filled."""
+    return filled(ndimage.binary_closing(front, _IN_FRAME4) | front)
+
+
+def find_blobs(frames: Frames, solid: Mask) -> Blobs:
+    """All blobs of palette colours in the foreground `solid` (T, H, W; see `whole`) of frames (T, H, W, 3)."""
     classes = palette_classes(frames)
     classes[~solid] = NOTHING
     counts = np.bincount(classes.reshape(-1), minlength=256)
-    found: list[tuple[NDArray[np.generic], ...]] = []
+    found: list[tuple[float, ...]] = []
     for colour in range(len(COLOURS)):
         if counts[colour] < SMALLEST:
             continue
@@ -111,8 +116,8 @@ def find_blobs(frames: Frames, front: Mask) -> Blobs:
         sizes = np.bincount(labels.reshape(-1), minlength=n + 1)
         slices = ndimage.find_objects(labels)
         per_frame: dict[int, list[int]] = {}
-        for k in np.nonzero(sizes[1:] >= SMALLEST)[0] + 1:
-            per_frame.setdefault(slices[k - 1][0].start, []).append(int(k))
+        for big in np.nonzero(sizes[1:] >= SMALLEST)[0]:
+            per_frame.setdefault(slices[big][0].start, []).append(int(big) + 1)
         for t, ks in per_frame.items():
             for k in sorted(ks, key=lambda k: -sizes[k])[:MOST]:
                 _, rows, cols = slices[k - 1]
@@ -147,7 +152,9 @@ def _looks(frames: Frames, classes: NDArray[np.uint8], solid: Mask, frame: NDArr
     other = solid[at] & inside & ~body
     pixels = frames[at].astype(np.float32) / 255
     grey, warm = pixels.mean(-1), np.clip(pixels[..., 0] - pixels[..., 2], 0, 0.4)
-    planes = np.stack([body.astype(np.float32), np.where(other, 0.35 + 0.65 * grey, 0.0), np.where(other, 1.5 * warm, 0.0)], 1)
+    planes = np.stack(
+        [body.astype(np.float32), np.where(other, 0.35 + 0.65 * grey, 0.0), np.where(other, 1.5 * warm, 0.0)], 1
+    )
     n = len(frame)
     planes = planes.reshape(n, 3, CROP, 2, CROP, 2).mean((3, 5))
     out: Floats = planes.reshape(n, -1).astype(np.float32)

@@ -1,11 +1,12 @@
 """What a soundtrack holds: onsets, counts, classes of sound, the spoken word, and where speech is loud.
 
-Everything is told by the nearest template, made from the playhouse's own sounds. Sound is 16 kHz mono.
+Everything is told by the nearest template, made from the playhouse's own sounds (see `shelf`). Sound is 16 kHz mono.
 Letters: N samples, F spectra in time, B bands, M templates, K length of a template in spectra.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,8 +15,21 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from phonofilm.evaluate import shelf
 from phonofilm.playhouse import speech
-from phonofilm.playhouse.scene import ACTS, COUNTED, FACES, FLOORS, KINDS, MATERIALS, MOVING, SIZES, SPEEDS, Actor, Scene
+from phonofilm.playhouse.scene import (
+    ACTS,
+    COUNTED,
+    FACES,
+    FLOORS,
+    KINDS,
+    MATERIALS,
+    MOVING,
+    SIZES,
+    SPEEDS,
+    Actor,
+    Scene,
+)
 from phonofilm.playhouse.sound import SOUND_CLASSES, sound_class, synthesize
 from phonofilm.playhouse.stage import perform
 
@@ -26,7 +40,8 @@ BANDS: Final = 36  # B
 HOP: Final = 160  # samples: 100 Hz
 WINDOW: Final = 400
 LOW, HIGH = 70.0, 7600.0  # Hz
-FLOOR: Final = 1e-4  # power below which all is silence
+FLOOR: Final = 3e-2  # power below which all is silence: 55 dB below the loudest possible tone
+DEPTH: Final = 3e-4  # the same, beside the loudest of what is looked at
 FINE_HOP, FINE_WINDOW = 32, 128  # of onsets: 2 ms, 8 ms
 ONSET_SHARE: Final = 0.09  # rise of an onset, beside the largest of the clip
 CLEAR_SHARE: Final = 0.22  # the same, of what is counted
@@ -39,15 +54,22 @@ SPEECH_FIT: Final = 0.5  # correlation below which no word is heard
 LENGTH_POWER: Final = 0.4  # how much more a long template that fits is worth than a short one
 CANDIDATES: Final = 40  # templates that are looked at again where somebody else sounds too
 BEYOND: Final = 0.2  # how much sound beyond a word counts, beside sound that is missing
+OVER: Final = 2.0  # how much more than the template of a word is taken away
 TEMPOS: Final = (0.9, 0.95, 1.0, 1.05, 1.1)
 PITCHES: Final = (0.25, 0.75)
-STRUCK: Final = tuple(c for c in SOUND_CLASSES if c.endswith("ball")) + ("box", "bell", "drum", "metronome")
+FINE_PITCHES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+STRUCK: Final = (*(c for c in SOUND_CLASSES if c.endswith("ball")), "box", "bell", "drum", "metronome")
+
+
+def _edges() -> NDArray[np.float64]:
+    """Edges and centres of the bands, Hz, evenly spaced on the mel scale: (B + 2,)."""
+    low, high = (2595 * math.log10(1 + hertz / 700) for hertz in (LOW, HIGH))
+    return np.asarray(700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1), np.float64)
 
 
 def _filters(window: int) -> Floats:
     """Triangles on the mel scale (window // 2 + 1, B)."""
-    mel = np.linspace(*(2595 * np.log10(1 + np.array([LOW, HIGH]) / 700)), BANDS + 2)
-    edges = 700 * (10 ** (mel / 2595) - 1)
+    edges = _edges()
     hertz = np.fft.rfftfreq(window, 1 / RATE)[:, None]
     low, mid, high = edges[:-2], edges[1:-1], edges[2:]
     up, down = (hertz - low) / (mid - low), (high - hertz) / (high - mid)
@@ -65,7 +87,7 @@ def _framed(samples: Floats, window: int, hop: int) -> Floats:
     padded = np.pad(samples, window // 2)
     count = 1 + len(samples) // hop
     padded = np.pad(padded, (0, max(0, (count - 1) * hop + window - len(padded))))
-    return np.lib.stride_tricks.sliding_window_view(padded, window)[:: hop][:count]
+    return np.lib.stride_tricks.sliding_window_view(padded, window)[::hop][:count]
 
 
 def mel_power(samples: Floats, hop: int = HOP, window: int = WINDOW) -> Floats:
@@ -77,8 +99,9 @@ def mel_power(samples: Floats, hop: int = HOP, window: int = WINDOW) -> Floats:
     return power @ filters
 
 
-def _log(power: Floats) -> Floats:
-    return np.asarray(np.log(power + FLOOR), np.float32)
+def _log(power: Floats, top: float) -> Floats:
+    """Logarithm above a floor that lies `DEPTH` below `top`: what is fainter is nothing."""
+    return np.asarray(np.log(power + max(FLOOR, DEPTH * top)), np.float32)
 
 
 # --- onsets ---------------------------------------------------------------------------------------------------------
@@ -95,20 +118,27 @@ class Onsets:
         return int((self.rise >= CLEAR_SHARE * self.rise.max(initial=0.0)).sum())
 
 
-def find_onsets(samples: Floats) -> Onsets:
-    """Sudden rises of power in many bands, timed to a millisecond by the rise of the waveform's power."""
-    level = np.log(mel_power(samples, FINE_HOP, FINE_WINDOW) + 10 * FLOOR)
+def find_onsets(samples: Floats, spoken: Spoken | None = None) -> Onsets:
+    """Sudden rises of power in many bands, timed to a millisecond by the rise of the waveform's power.
+
+    spoken: a word that is heard too; what its template explains is no rise.
+    """
+    power = mel_power(samples, FINE_HOP, FINE_WINDOW)
+    if spoken is not None:
+        power = np.maximum(power - OVER * _voice(power, spoken, FINE_HOP, FINE_WINDOW), 0)
+    level = np.log(power + 1e-3)
     lag = 5
     flux = np.zeros(len(level))
     flux[lag:] = np.maximum(level[lag:] - np.maximum(level[:-lag], np.roll(level, 1, 0)[:-lag]), 0).sum(1)
     threshold = max(ONSET_LEAST, ONSET_SHARE * float(flux.max(initial=0.0)))
-    times, rises = [], []
+    times: list[float] = []
+    rises: list[float] = []
     gap = round(ONSET_GAP * RATE / FINE_HOP)
     for k in np.nonzero(flux >= threshold)[0]:
         around = flux[max(0, k - gap) : k + gap + 1]
         if flux[k] < around.max() or (times and k * FINE_HOP / RATE - times[-1] < ONSET_GAP / 2):
             continue
-        times.append(_instant(samples, k * FINE_HOP))
+        times.append(_instant(samples, int(k) * FINE_HOP))
         rises.append(float(flux[k]))
     return Onsets(np.asarray(times, np.float64), np.asarray(rises, np.float64))
 
@@ -132,8 +162,7 @@ def _instant(samples: Floats, near: int) -> float:
 def count_chirps(samples: Floats) -> int:
     """How many separate stretches of whistling there are, 2 to 6 kHz."""
     power = mel_power(samples)
-    hertz = np.linspace(*(2595 * np.log10(1 + np.array([LOW, HIGH]) / 700)), BANDS + 2)[1:-1]
-    centre = 700 * (10 ** (hertz / 2595) - 1)
+    centre = _edges()[1:-1]
     level = np.sqrt(power[:, (centre > 2000) & (centre < 6000)].sum(1))
     top = float(np.percentile(level, 99.5))
     if top < 0.05:
@@ -147,31 +176,37 @@ def count_chirps(samples: Floats) -> int:
 # --- classes of sound -----------------------------------------------------------------------------------------------
 def _whole(samples: Floats) -> Floats:
     """What a clip sounds like while it sounds: level, spread and movement of each band, (3 B,)."""
-    level = _log(mel_power(samples))
+    power = mel_power(samples)
+    level = _log(power, float(power.max()))
     total = level.max(1)
-    loud = level[total > max(float(total.max()) - 7.0, np.log(FLOOR) + 1.0)]
+    loud = level[total > max(float(total.max()) - 6.0, np.log(FLOOR) + 1.0)]
     if len(loud) < 3:
         loud = level
     shape = loud - loud.mean()
-    steps = np.abs(np.diff(level, axis=0))[total[1:] > total.max() - 7.0] if len(level) > 2 else np.zeros((1, BANDS))
+    steps = np.abs(np.diff(level, axis=0))[total[1:] > total.max() - 6.0] if len(level) > 2 else np.zeros((1, BANDS))
     steps = steps if len(steps) else np.zeros((1, BANDS), np.float32)
-    return np.concatenate([shape.mean(0), 0.7 * loud.std(0), 1.5 * steps.mean(0)]).astype(np.float32)
+    return np.concatenate([shape.mean(0), 0.5 * loud.std(0), 0.6 * steps.mean(0)]).astype(np.float32)
 
 
-def _struck(power: Floats, at: float) -> tuple[Floats, Floats]:
+def _struck(power: Floats, at: float, all_power: Floats | None = None) -> tuple[Floats, Floats]:
     """What a blow at `at` seconds adds to what was heard before it, and how much of what is heard that is.
 
-    Just after it and later: (3 B,) logarithms, and (3 B,) weights 0..1.
+    Just after it and later: (3 B,) logarithms, and (3 B,) weights 0..1. all_power: what is heard, with what `power`
+    (F, B) leaves out.
     """
+    every = power if all_power is None else all_power
     k = round(at * RATE / HOP)
     before = power[max(0, k - 6) : max(1, k - 1)].max(0)
     added, sure = [], []
+    top = 0.0
     for first, last in ((0, 4), (4, 10), (10, 20)):
         part = power[min(k + first, len(power) - 1) : k + last]
         heard = part.mean(0) if len(part) else power[-1]
         more = np.maximum(heard - before, 0)
-        added.append(_log(more))
-        sure.append((more + FLOOR) / (heard + before + FLOOR))
+        top = max(top, float(more.max()))
+        added.append(_log(more, top))
+        total = every[min(k + first, len(power) - 1) : k + last]
+        sure.append((more + FLOOR) / ((total.mean(0) if len(total) else every[-1]) + before + FLOOR))
     return np.concatenate(added), np.concatenate(sure).astype(np.float32)
 
 
@@ -182,19 +217,25 @@ def _scenes() -> Iterator[Scene]:
             for material in MATERIALS if kind == "ball" else (None,):
                 for index in range(2 * SCENES if kind in FACES else SCENES):
                     actor = Actor(
-                        kind, act, None if kind == "rain" else "red", "medium" if kind == "rain" else SIZES[index % 3], material,
+                        kind, act, None if kind == "rain" else "red", "medium" if kind == "rain" else SIZES[index % 3],
+                        material,
                         str(rng.choice(["left", "right"])) if act in MOVING else None, str(rng.choice(SPEEDS)),
                         int(rng.integers(1, 4)) if act in COUNTED else None,
                         str(rng.choice(speech.WORDS)) if kind in FACES else None,
                     )  # fmt: skip
-                    other = (Actor(**{**vars(actor), "size": str(rng.choice(SIZES)), "direction": "right"}),) if act == "collide" else ()
+                    mate = {
+                        "size": str(rng.choice(SIZES)),
+                        "direction": "right",
+                        "material": str(rng.choice(MATERIALS)),
+                    }
+                    other = (Actor(**{**vars(actor), **mate}),) if act == "collide" else ()
                     yield Scene((actor, *other), str(rng.choice(FLOORS)), "day", "still", 2.5, int(rng.integers(2**31)))
 
 
 @dataclass(frozen=True)
 class _Shelf:
     looks_MD: Floats
-    names: NDArray[np.intp]  # (M,) index into SOUND_CLASSES
+    names: NDArray[np.int16]  # (M,) index into SOUND_CLASSES
 
     def nearest(self, look: Floats, sure: Floats | None = None, without: str | None = None) -> dict[str, float]:
         """Votes of the nearest templates for each class, adding to 1.
@@ -221,6 +262,12 @@ class _Shelf:
 @lru_cache(maxsize=1)
 def _shelves() -> tuple[_Shelf, _Shelf]:
     """Templates of whole clips, and of single blows."""
+    whole, whole_names, blows, blow_names = shelf.read("whole", "whole_names", "blows", "blow_names")
+    return _Shelf(whole.astype(np.float32), whole_names), _Shelf(blows.astype(np.float32), blow_names)
+
+
+def build() -> dict[str, NDArray[np.generic]]:
+    """The arrays of the templates of sound, for `shelf.write`. Takes seconds."""
     whole: list[tuple[Floats, int]] = []
     blows: list[tuple[Floats, int]] = []
     for scene in _scenes():
@@ -232,7 +279,12 @@ def _shelves() -> tuple[_Shelf, _Shelf]:
         if actor.act in ("bounce", "fall", "ring", "strike", "tick"):
             power = mel_power(samples)
             blows += [(_struck(power, e.time)[0], name) for e in play.events[:3] if e.time < scene.seconds - 0.15]
-    return tuple(_Shelf(np.stack([w[0] for w in v]), np.array([w[1] for w in v])) for v in (whole, blows))  # type: ignore[return-value]
+    return {
+        "whole": np.stack([look for look, _ in whole]).astype(np.float16),
+        "whole_names": np.array([name for _, name in whole], np.int16),
+        "blows": np.stack([look for look, _ in blows]).astype(np.float16),
+        "blow_names": np.array([name for _, name in blows], np.int16),
+    }
 
 
 def class_of_clip(samples: Floats) -> dict[str, float]:
@@ -240,10 +292,16 @@ def class_of_clip(samples: Floats) -> dict[str, float]:
     return _shelves()[0].nearest(_whole(samples))
 
 
-def class_of_blows(samples: Floats, times: Sequence[float], without: str | None = None) -> list[dict[str, float]]:
-    """Which class of struck thing, but for `without`, sounds from each instant on: votes that add to 1."""
+def class_of_blows(
+    samples: Floats, times: Sequence[float], without: str | None = None, spoken: Spoken | None = None
+) -> list[dict[str, float]]:
+    """Which class of struck thing, but for `without`, sounds from each instant on: votes that add to 1.
+
+    spoken: a word that is heard too, and is taken away first.
+    """
     power = mel_power(samples)
-    return [_shelves()[1].nearest(*_struck(power, t), without) for t in times]
+    rest = power if spoken is None else np.maximum(power - OVER * _voice(power, spoken), 0)
+    return [_shelves()[1].nearest(*_struck(rest, t, power), without) for t in times]
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -257,7 +315,7 @@ class Spoken:
     start: float  # seconds
     seconds: float
     fit: float  # correlation with the template, -1..1
-    power: Floats  # (F, B) of the template, from the start on
+    sound: Floats  # (N,) the template
 
 
 @lru_cache(maxsize=1)
@@ -305,16 +363,18 @@ def find_word(samples: Floats, alone: bool = True) -> Spoken:
         raise ValueError(f"{len(samples)} samples: too short for any word")
     found.sort(key=lambda c: -c[0])
     if not alone:
-        found = sorted(found[:CANDIDATES], key=lambda c: _misfit(power, c[1], c[2]))
-    _, start, (word, voice, tempo, pitch), fit = found[0]
-    own = mel_power(speech.say(word, voice, pitch, tempo))  # type: ignore[arg-type]
-    return Spoken(word, voice, tempo, start * HOP / RATE, speech.duration(word, tempo), fit, own)
+        near = [c for c in found[:CANDIDATES] if c[0] > 0.8 * found[0][0]]
+        found = sorted(near, key=lambda c: _misfit(power, c[1], c[2]))
+    _, start, (word, voice, tempo, _), fit = found[0]
+    pitch = min(FINE_PITCHES, key=lambda p: _misfit(power, start, (word, voice, tempo, p)))
+    sound = speech.say(word, voice, pitch, tempo)
+    return Spoken(word, voice, tempo, start * HOP / RATE, len(sound) / RATE, fit, sound)
 
 
 def _misfit(power: Floats, start: int, said: tuple[str, str, float, float]) -> float:
     """How much of a word is missing in what is heard, and (for little) how much is heard beyond it."""
     word, voice, tempo, pitch = said
-    own = mel_power(speech.say(word, voice, pitch, tempo))  # type: ignore[arg-type]
+    own = mel_power(speech.say(word, voice, pitch, tempo))
     own = own[: len(power) - start]
     level, heard = np.log(own + 1e-4 * own.max()), np.log(power[start : start + len(own)] + 1e-4 * own.max())
     loud = level > level.max() - 6.0
@@ -323,15 +383,20 @@ def _misfit(power: Floats, start: int, said: tuple[str, str, float, float]) -> f
     return float((np.clip(off, 0, 4) ** 2).mean() + BEYOND * (np.clip(-off, 0, 4) ** 2).mean())
 
 
+def _voice(power: Floats, spoken: Spoken, hop: int = HOP, window: int = WINDOW) -> Floats:
+    """How much of what is heard (F, B) the word's template explains."""
+    first = round(spoken.start * RATE / hop)
+    own = mel_power(spoken.sound, hop, window)[: max(0, len(power) - first)]
+    share = np.zeros_like(power)
+    loud = own > 0.05 * own.max(initial=0.0)
+    if loud.any():
+        share[first : first + len(own)] = float(np.median(power[first : first + len(own)][loud] / own[loud])) * own
+    return share
+
+
 def speech_envelope(samples: Floats, spoken: Spoken, alone: bool) -> NDArray[np.float64]:
     """Loudness of the voice at 100 Hz: (F,). Beside another actor, what the word's template allows."""
     power = mel_power(samples)
     if not alone:
-        first = round(spoken.start * RATE / HOP)
-        own = spoken.power[: max(0, len(power) - first)]
-        part = power[first : first + len(own)]
-        gain = float(np.median(part[own > 0.05 * own.max()] / own[own > 0.05 * own.max()])) if len(own) else 1.0
-        limit = np.zeros_like(power)
-        limit[first : first + len(own)] = 1.6 * gain * own
-        power = np.minimum(power, limit)
+        power = np.minimum(power, 1.6 * _voice(power, spoken))
     return np.asarray(np.sqrt(power[:, 2:].sum(1)), np.float64)

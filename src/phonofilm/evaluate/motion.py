@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 
 DESCENT: Final = 0.055  # world units of fall before a contact that counts
 FREE: Final = 0.03  # world units above the floor from which a fall is fitted
+USUAL_PULL: Final = 0.046  # world units per frame squared, where too little is in the air to tell
 LEVER: Final = 0.57  # radii by which the middle of a bell swings to the side
 SWING: Final = 0.4  # share of that which counts as a swing
 HALF_SWINGS: Final = (0.33, 0.37, 0.42, 0.47, 0.52, 0.57, 0.62, 0.68, 0.75)  # seconds from side to side
@@ -63,6 +64,7 @@ def contacts(y: Floats, fps: float) -> list[float]:
     y = fill_gaps(y)
     count = len(y)
     rest = float(np.percentile(y, 3))
+    pull = _pull(y, rest)
     found: list[float] = []
     k = 1
     apex = 0
@@ -76,41 +78,40 @@ def contacts(y: Floats, fps: float) -> list[float]:
         while low + 1 < count and y[low + 1] < y[low] - 1e-3:
             low += 1
         top = k - 1
-        if y[top] - y[low] >= DESCENT:
-            at = _landing(y, top, low, rest, count)
-            if at is not None:
-                found.append((at + 0.5) / fps)
+        if y[top] - y[low] >= DESCENT and y[low] <= rest + 0.34 * max(y[top] - rest, 0.3):
+            found.append((_landing(y, top, low, rest, pull) + 0.5) / fps)
         apex = low
         k = low + 1
     return found
 
 
-def _landing(y: Floats, top: int, low: int, rest: float, count: int) -> float | None:
+def _pull(y: Floats, rest: float) -> float:
+    """The acceleration of free fall, world units per frame squared: that of most of what is in the air."""
+    bend = -np.diff(y, 2)
+    air = (np.minimum(np.minimum(y[:-2], y[1:-1]), y[2:]) > rest + 0.05) & (bend > 0.008) & (bend < 0.15)
+    return float(np.median(bend[air])) if air.sum() >= 2 else USUAL_PULL
+
+
+def _landing(y: Floats, top: int, low: int, rest: float, pull: float) -> float:
     """Frame number, with a fraction, at which the fall from frame `top` to `low` meets the floor."""
-    nxt = y[low + 1] if low + 1 < count else y[low]
-    if y[low] > rest + 0.34 * max(y[top] - rest, 0.3):
-        return None  # a fall that ends in the air
     free = np.arange(top, low + 1)
-    free = free[(y[free] > rest + FREE) & (y[free] < y[top] - 0.004) | (free == top)]
-    free = free[-5:]
-    if low + 1 < count and nxt > y[low] + 0.004 and y[low] > rest + FREE:
-        pass  # the lowest frame may still be falling, or rise already; the fit below decides
-    if len(free) < 2:
+    free = free[(y[free] > rest + FREE) & ((y[free] < y[top] - 0.004) | (free == top))][-5:]
+    if len(free) == 0:
         return float(low)
-    if len(free) == 2:
-        speed = y[free[0]] - y[free[1]]
-        return float(free[1] + (y[free[1]] - rest) / max(speed, 1e-3))
-    best = _cross(free, y[free], rest)
-    if len(free) >= 4 and y[free[-1]] > rest + FREE:
-        without = _cross(free[:-1], y[free[:-1]], rest)
-        off = abs(_value(free[:-1], y[free[:-1]], float(free[-1])) - y[free[-1]])
-        if off > 0.05:  # the last frame rises already
-            return without
-    return best
-
-
-def _value(at: NDArray[np.intp], y: Floats, where: float) -> float:
-    return float(np.polyval(np.polyfit(at - at[-1], y, 2), where - at[-1]))
+    if len(free) >= 4:
+        fitted = _cross(free, y[free], rest)
+        bend = 2 * float(np.polyfit(free - free[-1], y[free], 2)[0])
+        if abs(bend + pull) < 0.5 * pull:
+            return fitted
+        free = (
+            free[:-1] if y[free[-1]] - y[free[-2]] > y[free[-2]] - y[free[-3]] else free
+        )  # the last one rises already
+    at, height = free[-2:], y[free[-2:]]
+    # through the last frames in the air, with the known pull
+    speed = float(height[-1] - height[0]) - pull / 2 if len(at) == 2 else -pull / 2
+    a, b, c = -pull / 2, speed, float(height[-1]) - rest
+    root = max(b * b - 4 * a * c, 0.0)
+    return float(at[-1] + np.clip((-b - np.sqrt(root)) / (2 * a), 0.0, 3.0))
 
 
 def _cross(at: NDArray[np.intp], y: Floats, level: float) -> float:
@@ -195,14 +196,12 @@ def stick_pose(frames: Frames, view: View, x: Floats, y: Floats, r: Floats) -> F
     v = np.linspace(STICK_RANGE[1], STICK_RANGE[0], 59)
     strip = window(frames, view, x, y, r, u, v).mean(2)  # (T, K, 3)
     brown = np.asarray(STICK)
-    usual = np.median(strip, 0)
     off = np.abs(strip - brown).sum(-1)
     bare = strip[np.argsort(off, 0)[int(0.85 * len(strip))], np.arange(len(v))]  # without the stick
     poses = np.linspace(-0.1, 1.1, 61)
     tip = 0.46 + 0.95 * poses  # (P,)
     cover = np.clip((0.19 - np.abs(v[None, :] - tip[:, None])) / 0.06 + 0.5, 0, 1)  # (P, K)
     model = bare[None] * (1 - cover[..., None]) + brown * cover[..., None]  # (P, K, 3)
-    del usual
     cost = ((strip**2).sum((1, 2))[:, None] + (model**2).sum((1, 2))[None]
             - 2 * strip.reshape(len(strip), -1) @ model.reshape(len(poses), -1).T)  # fmt: skip
     best = cost.argmin(1)

@@ -17,24 +17,33 @@ from scipy import ndimage
 from phonofilm.evaluate import motion
 from phonofilm.evaluate.background import Frames, Mask, View, find_backdrop, find_camera, foreground
 from phonofilm.evaluate.bank import NONE, Guess, recognise
-from phonofilm.evaluate.blobs import Blobs, find_blobs, palette_classes
+from phonofilm.evaluate.blobs import Blobs, find_blobs, palette_classes, whole
 from phonofilm.playhouse.scene import COLOURS, FACES, KINDS, SIZES
 from phonofilm.playhouse.stage import FACE_SCALE, PAIR_SCALE, RADIUS, SCALE, SPEED, floor_height
 
 Floats = NDArray[np.float64]
 
+
+CLEAR: Final = 0.8  # share of votes above which a blob is clearly something
 SURE: Final = 0.45  # share of votes below which a blob is nothing
 LASTING: Final = 3  # frames that something must be there to count
-RAIN_THIN: Final = 0.015  # share of thin foreground pixels above which it may rain
-RAIN_PIECES: Final = 22  # and the number of separate ones in a frame
+RAIN_THIN: Final = 0.006  # share of thin foreground pixels above which it may rain
+RAIN_PIECES: Final = 8  # and the number of separate ones in a frame
 HEAVY: Final = 112.0  # brightness of the cloud below which it rains heavily
 MOVED: Final = 0.3  # world units from the start to the end of whoever crosses the stage
 FELL: Final = 0.17  # world units of height of whoever falls or bounces
 LEAP: Final = 0.5  # world units a frame that no actor covers
 SIDEWAYS_LEAP: Final = 0.3  # the same to the side
 LEFT_OVER: Final = 0.25  # share of an actor's usual pixels below which he is gone
+OFF_PATH: Final = 0.25  # world units beside its path at which a blob counts half
 BEARD: Final = 0.55  # how far towards the hair the colour of a chin must lie to be a beard
 BEHIND_SCALE: Final = 0.85  # balls that collide or pass behind the wall are smaller
+
+
+def _radii(kind: str) -> tuple[float, float]:
+    """The smallest and the largest radius of a kind, world units."""
+    scales = (FACE_SCALE if kind in FACES else SCALE).values()
+    return RADIUS[kind] * min(scales) * PAIR_SCALE, RADIUS[kind] * max(scales)
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class _Track:
     cy: Floats
     area: Floats
     box: NDArray[np.float32]
-    kinds: NDArray[np.intp]  # (T,) kind in each frame, NONE where unseen
+    kinds: NDArray[np.intp]  # (T,) kind in each frame, NONE where that is not clear
     doubles: int  # frames in which a second one is there
 
     @property
@@ -124,20 +133,17 @@ def parse(frames: Frames, fps: float) -> Parsed:
     if cloud is not None:
         return Parsed((cloud,), light, floor, view, fps, None, False, False, False, False)
     wall = _find_wall(frames, view)
+    front = whole(front)
     blobs = find_blobs(frames, front)
     tracks = _tracks(blobs, recognise(blobs), view, len(frames), wall)
-    main, swaps, extra = _cast(tracks)
+    main, swaps, extra = _cast(tracks, view)
     classes = palette_classes(frames)
     gone, leaps = False, False
-    actors = []
     for track in main:
-        whole = _visible(track, classes, front, view, wall)
-        gone |= whole is None
-        leaps |= _teleports(track)
-        actors.append(track)
-    seen = [_describe(t, main, frames, view, fps, wall) for t in actors]
-    order = np.argsort([float(np.nanmean(s.x)) for s in seen]) if seen else []
-    return Parsed(tuple(seen[i] for i in order), light, floor, view, fps, wall, gone, extra, swaps, leaps)
+        gone |= _visible(track, classes, front, view, wall) is None
+        leaps |= _teleports(track, view)
+    seen = sorted((_describe(t, main, frames, view, fps, wall) for t in main), key=lambda s: float(np.nanmean(s.x)))
+    return Parsed(tuple(seen), light, floor, view, fps, wall, gone, extra, swaps, leaps)
 
 
 # --- rain and the wall ----------------------------------------------------------------------------------------------
@@ -169,7 +175,18 @@ def _rain(frames: Frames, front: Mask, view: View) -> Seen | None:
     speed = "fast" if len(cloud) and np.median(cloud) < HEAVY else "slow"
     flat, radius = np.zeros(count), np.full(count, RADIUS["rain"])
     box = np.tile(np.asarray([0, 0, width, height], np.float32), (count, 1))
-    return Seen("rain", None, "medium", "static", speed, flat, flat + height / min(height, width), radius, box, np.ones(count, bool))
+    return Seen(
+        "rain",
+        None,
+        "medium",
+        "static",
+        speed,
+        flat,
+        flat + height / min(height, width),
+        radius,
+        box,
+        np.ones(count, bool),
+    )
 
 
 def _find_wall(frames: Frames, view: View) -> Wall | None:
@@ -181,7 +198,7 @@ def _find_wall(frames: Frames, view: View) -> Wall | None:
     scale, half_h = view.scale, height / min(width, height)
     base = floor_height(half_h) - 0.05
     bottom = round(height / 2 - base * scale)
-    dark = still.max(-1) < 112
+    dark = still.max(-1) < 128
     near_col = dark | np.roll(dark, 1, 1) | np.roll(dark, -1, 1)
     near_row = dark | np.roll(dark, 1, 0) | np.roll(dark, -1, 0)
     best: tuple[float, int, int, int] = (0.0, 0, 0, 0)
@@ -201,7 +218,7 @@ def _find_wall(frames: Frames, view: View) -> Wall | None:
                 if score > best[0] + 1e-6:
                     best = (float(score), left, right, top)
     score, left, right, top = best
-    if score < 0.8:
+    if score < 0.75:
         return None
     inside = still[top + 3 : bottom - 3, left + 3 : right - 3].reshape(-1, 3)
     grey, warm = inside.mean(-1), inside[:, 0] - inside[:, 2]
@@ -224,24 +241,60 @@ def _tracks(blobs: Blobs, guess: Guess, view: View, count: int, wall: Wall | Non
         (own,) = np.nonzero((blobs.colour == colour) & (guess.kind != NONE) & (guess.sure > SURE) & ~hidden)
         if len(np.unique(blobs.frame[own])) < LASTING:
             continue
-        votes = np.bincount(guess.kind[own], guess.sure[own] * blobs.area[own], minlength=len(KINDS))
+        ballot = np.bincount(guess.kind[own], guess.sure[own] * blobs.area[own], minlength=len(KINDS))
+        votes = np.asarray(ballot, np.float64)
+        kind = int(votes.argmax())
+        radii = guess.radius[own] / zoom[blobs.frame[own]]
+        radii = radii[(guess.kind[own] == kind) & np.isfinite(radii)]
+        least, most = _radii(KINDS[kind])
+        if len(radii) and not 0.7 * least < float(np.median(radii)) < 1.4 * most:
+            continue
         values = {name: np.full(count, np.nan) for name in ("x", "y", "r", "cx", "cy", "area")}
         box = np.full((count, 4), np.nan, np.float32)
         kinds = np.full(count, NONE, np.intp)
         doubles = 0
         usual = float(np.median(blobs.area[own]))
+        path_x, path_y = (_steady(v) for v in _rough_path(blobs, guess, own, kind, view, count))
         for t in np.unique(blobs.frame[own]):
             here = own[blobs.frame[own] == t]
-            score = guess.sure[here] * blobs.area[here]
+            x, y = view.world(int(t), blobs.centre[here, 0], blobs.centre[here, 1])
+            off = np.hypot(x - path_x[t], y - path_y[t])
+            score = (
+                guess.sure[here]
+                * blobs.area[here]
+                * np.where(guess.kind[here] == kind, 2.0, 1.0)
+                / (1 + (off / OFF_PATH) ** 2)
+            )
             k = here[int(score.argmax())]
+            if blobs.area[k] < 0.12 * usual:
+                continue
             doubles += int(_double(blobs, guess, here, k, usual))
             values["x"][t], values["y"][t] = view.world(int(t), blobs.centre[k, 0], blobs.centre[k, 1])
             values["cx"][t], values["cy"][t] = view.world(int(t), guess.centre[k, 0], guess.centre[k, 1])
             values["r"][t] = guess.radius[k] / zoom[t]
             values["area"][t] = blobs.area[k] / zoom[t] ** 2
-            box[t], kinds[t] = blobs.box[k], guess.kind[k]
-        tracks.append(_Track(colour, int(votes.argmax()), votes, box=box, kinds=kinds, doubles=doubles, **values))
+            box[t] = blobs.box[k]
+            kinds[t] = guess.kind[k] if guess.sure[k] > CLEAR else NONE
+        tracks.append(_Track(colour, kind, votes, box=box, kinds=kinds, doubles=doubles, **values))
     return tracks
+
+
+def _rough_path(
+    blobs: Blobs, guess: Guess, own: NDArray[np.intp], kind: int, view: View, count: int
+) -> tuple[Floats, Floats]:
+    """Where the most convincing blob of a kind is in each frame."""
+    path = np.full((2, count), np.nan)
+    for t in np.unique(blobs.frame[own]):
+        here = own[(blobs.frame[own] == t) & (guess.kind[own] == kind)]
+        if len(here):
+            k = here[int((guess.sure[here] * blobs.area[here]).argmax())]
+            path[:, t] = view.world(int(t), blobs.centre[k, 0], blobs.centre[k, 1])
+    return path[0], path[1]
+
+
+def _steady(values: Floats) -> Floats:
+    """A path without gaps and without single frames that leave it: the median of five."""
+    return np.asarray(ndimage.median_filter(motion.fill_gaps(values), 5, mode="nearest"), np.float64)
 
 
 def _double(blobs: Blobs, guess: Guess, here: NDArray[np.intp], main: int, usual: float) -> bool:
@@ -255,7 +308,7 @@ def _double(blobs: Blobs, guess: Guess, here: NDArray[np.intp], main: int, usual
     return False
 
 
-def _cast(tracks: list[_Track]) -> tuple[list[_Track], bool, bool]:
+def _cast(tracks: list[_Track], view: View) -> tuple[list[_Track], bool, bool]:
     """The actors among the tracks; whether one takes the place of another, and whether more come than stay."""
     kept: list[_Track] = []
     for track in sorted(tracks, key=lambda t: -t.weight):
@@ -278,7 +331,7 @@ def _cast(tracks: list[_Track]) -> tuple[list[_Track], bool, bool]:
         if np.nonzero(a.seen)[0][-1] < np.nonzero(b.seen)[0][0] + 2:
             swaps = True
     for track in main:
-        swaps |= _changes_kind(track)
+        swaps |= _changes_kind(track, view)
     return main, swaps, extra
 
 
@@ -287,21 +340,27 @@ def _part_of(track: _Track, other: _Track) -> bool:
     both = track.seen & other.seen
     if both.sum() < 0.5 * track.seen.sum():
         return False
+    both &= np.isfinite(other.cx) & np.isfinite(other.r)
+    if not both.any():
+        return False
     apart = np.hypot(track.x - other.cx, track.y - other.cy)[both]
     reach = {"bird": 1.9, "car": 1.9, "drum": 1.6}.get(KINDS[other.kind], 1.15)
+    passing = track.seen.sum() < 0.5 * len(track.x)
+    if passing and np.nanmedian(track.area) < 0.4 * np.nanmedian(other.area):  # a smear at his side
+        reach = max(reach, 1.7)
     return bool(np.nanmedian(apart / np.maximum(other.r[both], 1e-3)) < reach)
 
 
-def _changes_kind(track: _Track) -> bool:
+def _changes_kind(track: _Track, view: View) -> bool:
     """Whether the track is another kind for several frames on end, after or before the one that it mostly is."""
     people = [KINDS.index(k) for k in ("woman", "man")]  # alike; see `_by_beard`
-    alike = people if track.kind in people else [track.kind]
-    other = ~np.isin(track.kinds[track.seen], alike)
+    alike = [NONE, *(people if track.kind in people else [track.kind])]
+    other = ~np.isin(track.kinds[_inside(track, view)], alike)
     run = best = 0
     for value in other:
         run = run + 1 if value else 0
         best = max(best, run)
-    return best >= max(6, 0.25 * len(other))
+    return best >= max(6, 0.25 * int(track.seen.sum()))
 
 
 def _expected(values: Floats) -> Floats:
@@ -341,8 +400,17 @@ def _visible(track: _Track, classes: NDArray[np.uint8], front: Mask, view: View,
     return None if gone >= 1 else seen
 
 
-def _teleports(track: _Track) -> bool:
-    (at,) = np.nonzero(track.seen)
+def _inside(track: _Track, view: View) -> Mask:
+    """Frames in which the track is seen and not cut by the edge of the picture."""
+    box = np.nan_to_num(track.box)
+    width, height = view.size
+    inside = (box[:, 0] > 1) & (box[:, 1] > 1) & (box[:, 2] < width - 1) & (box[:, 3] < height - 1)
+    ok: Mask = track.seen & inside
+    return ok
+
+
+def _teleports(track: _Track, view: View) -> bool:
+    (at,) = np.nonzero(_inside(track, view))
     steps = np.diff(at)
     dx, dy = np.abs(np.diff(track.x[at])) / steps, np.abs(np.diff(track.y[at])) / steps
     return bool((dx > SIDEWAYS_LEAP).any() or (dy > LEAP).any())

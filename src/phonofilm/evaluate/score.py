@@ -18,16 +18,17 @@ from phonofilm.playhouse.sound import sound_class
 
 ROWS: Final[dict[str, str]] = {
     "actor": "actor right", "colour": "colour right", "size": "size right", "motion": "motion right (way and speed)",
-    "way": "way right", "speed": "speed right", "count": "count right, seen (chirps: heard)", "heard": "count right, heard (one actor)",
+    "way": "way right", "speed": "speed right", "count": "count right, seen (chirps: heard)",
+    "heard": "count right, heard (one actor)",
     "sound": "sound class right", "word": "spoken word right", "reappears": "comes out behind the wall",
-    "lasting": "nothing vanishes, appears, swaps or teleports", "vanishes": "something vanishes", "appears": "something appears",
+    "lasting": "nothing vanishes, appears, swaps or teleports", "vanishes": "something vanishes",
+    "appears": "something appears",
     "swaps": "something swaps identity", "teleports": "something teleports", "cast": "number of actors right",
     "place": "floor and light right", "camera": "camera right", "unclipped": "sound does not clip",
 }  # fmt: skip
 """Every row of the report. Rows of `FAULTS` are better when they are low."""
 FAULTS: Final = ("vanishes", "appears", "swaps", "teleports")
 BLOWS: Final = ("bounce", "fall", "collide", "ring", "strike", "tick")
-STRUCK_IN_PLACE: Final = ("bounce", "ring", "strike", "tick")
 COUNTED_BLOWS: Final = ("bounce", "ring", "strike")
 CLIPPED: Final = 0.999  # of full scale
 
@@ -92,7 +93,11 @@ def match(parsed: Parsed, scene: Scene) -> list[Seen | None]:
     best = max(
         permutations(range(max(len(parsed.actors), len(wanted))), len(wanted)),
         key=lambda p: (
-            sum(2 * (s.kind == a.kind) + (s.colour == a.colour) for a, k in zip(wanted, p, strict=True) if (s := there[k])),
+            sum(
+                2 * (s.kind == a.kind) + (s.colour == a.colour)
+                for a, k in zip(wanted, p, strict=True)
+                if (s := there[k])
+            ),
             -sum(abs(k - i) for i, k in enumerate(p)),
         ),
     )
@@ -147,7 +152,7 @@ def reappears(parsed: Parsed, seen: Seen | None, actor: Actor) -> bool:
     before, after = (seen.radius[at][sign == s] for s in (first, last))
     if len(before) < 2 or len(after) < 2:
         return False
-    ratio = np.log(np.nanmedian(after[-max(3, len(after) // 2):]) / np.nanmedian(before[: max(3, len(before) // 2)]))
+    ratio = np.log(np.nanmedian(after[-max(3, len(after) // 2) :]) / np.nanmedian(before[: max(3, len(before) // 2)]))
     return bool(abs(ratio) < 0.18) if np.isfinite(ratio) else False
 
 
@@ -158,22 +163,32 @@ def _judge_sound(verdict: Verdict, scene: Scene, matched: list[Seen | None], sam
     peak, rms = float(np.abs(samples).max()), float(np.sqrt(np.mean(samples.astype(np.float64) ** 2)))
     verdict.rms_dbfs, verdict.peak_dbfs = (float(20 * np.log10(max(v, 1e-6))) for v in (rms, peak))
     verdict.rows.append(("unclipped", scene.actors[0].kind, peak < CLIPPED))
-    onsets = hearing.find_onsets(samples)
-    classes = hearing.class_of_blows(samples, onsets.times.tolist())
     alone = len(scene.actors) == 1
-    speaks = any(a.kind in FACES for a in scene.actors)
-    spoken = hearing.find_word(samples, alone) if speaks else None
+    together = scene.actors[0].act == "collide"
+    spoken = hearing.find_word(samples, alone) if any(a.kind in FACES for a in scene.actors) else None
+    onsets = hearing.find_onsets(samples, spoken)
     whole = hearing.class_of_clip(samples)
     for i, (actor, seen) in enumerate(zip(scene.actors, matched, strict=True)):
         wanted = sound_class(actor.kind, actor.material)
-        own = np.array([c.get(wanted, 0.0) for c in classes])
-        if not alone and actor.act in STRUCK_IN_PLACE and seen is not None and seen.strikes and len(onsets.times):
-            own_times = [float(onsets.times[np.abs(onsets.times - at).argmin()]) for at in seen.strikes]
-            mate = scene.actors[1 - i]
-            without = sound_class(mate.kind, mate.material)
-            votes = hearing.class_of_blows(samples, own_times, without if without != wanted else None)
-            right = sum(v.get(wanted, 0.0) for v in votes) > max(
-                (sum(v.get(c, 0.0) for v in votes) for c in hearing.STRUCK if c != wanted), default=0.0)
+        own: NDArray[np.float64] | None = None
+        others: tuple[float, ...] = ()
+        if actor.act in BLOWS and not alone:
+            mate, other = scene.actors[1 - i], matched[1 - i]
+            others = other.strikes if other is not None and not together else ()
+            theirs = sound_class(mate.kind, mate.material)
+            votes = hearing.class_of_blows(
+                samples, onsets.times.tolist(), None if mate.kind in FACES or theirs == wanted else theirs, spoken
+            )
+            own = np.array([v.get(wanted, 0.0) for v in votes])
+        lags: list[float] = []
+        if actor.act in BLOWS and seen is not None:
+            lags = sync.blow_lags(seen.strikes, onsets, actor.act, None if together else own, others)
+            if not (together and i):
+                late = len(samples) / hearing.RATE - 0.05
+                pairs = zip(lags, seen.strikes, strict=True)
+                verdict.blow_lags += [(actor.act, lag) for lag, at in pairs if 0.05 < at < late]
+        if own is not None and not together:
+            right = _heard_at(own, onsets.times, seen, lags, actor.act)
         else:
             right = _sounds(actor, wanted, alone, whole, own, spoken)
         verdict.rows.append(("sound", actor.kind, right))
@@ -182,24 +197,30 @@ def _judge_sound(verdict: Verdict, scene: Scene, matched: list[Seen | None], sam
         if actor.act == "fly" and asks(i, "count"):
             right = hearing.count_chirps(samples) == actor.count
             verdict.rows += [("count", actor.kind, right), ("heard", actor.kind, right)]
-        if actor.act in BLOWS and seen is not None and not (actor.act == "collide" and i):
-            lags = sync.blow_lags(seen.strikes, onsets, actor.act, None if alone or actor.act == "collide" else own)
-            late = len(samples) / hearing.RATE - 0.05
-            verdict.blow_lags += [(actor.act, lag) for lag, at in zip(lags, seen.strikes, strict=True) if 0.05 < at < late]
         if actor.word is not None and spoken is not None:
             verdict.rows.append(("word", actor.kind, spoken.word == actor.word))
             if seen is not None and seen.opening is not None:
-                verdict.lip_lags.append(sync.lip_lag(seen.opening, hearing.speech_envelope(samples, spoken, alone), fps))
+                envelope = hearing.speech_envelope(samples, spoken, alone)
+                verdict.lip_lags.append(sync.lip_lag(seen.opening, envelope, fps))
 
 
-def _sounds(actor: Actor, wanted: str, alone: bool, whole: dict[str, float], own: NDArray[np.float64],
+def _heard_at(
+    own: NDArray[np.float64], times: NDArray[np.float64], seen: Seen | None, lags: list[float], act: str
+) -> bool:
+    """Whether what is heard at an actor's blows, or anywhere if he was not seen, is mostly his class."""
+    if seen is None or not np.isfinite(lags).any():
+        return bool((own > 0.5).any())
+    at = np.asarray(seen.strikes) + (np.asarray(lags) + sync.BIAS_MS[act]) / 1000
+    near = [int(np.abs(times - t).argmin()) for t in at[np.isfinite(at)]]
+    return bool(own[near].mean() > 0.45)
+
+
+def _sounds(actor: Actor, wanted: str, alone: bool, whole: dict[str, float], own: NDArray[np.float64] | None,
             spoken: hearing.Spoken | None) -> bool:  # fmt: skip
     """Whether an actor's class of sound is heard."""
     if actor.kind in FACES:
         voiced = not alone or any(name.startswith("voice") and votes > 0.3 for name, votes in whole.items())
         return voiced and spoken is not None and spoken.voice == actor.kind and spoken.fit > hearing.SPEECH_FIT
     if actor.act == "collide":
-        return whole.get(wanted, 0.0) > 0.15 or bool((own > 0.3).any())
-    if alone:
-        return max(whole, key=lambda k: whole[k]) == wanted
-    return bool((own > 0.5).any())
+        return whole.get(wanted, 0.0) > 0.12 or (own is not None and bool((own > 0.3).any()))
+    return max(whole, key=lambda k: whole[k]) == wanted

@@ -17,26 +17,36 @@ from phonofilm.evaluate.hearing import HOP, RATE, Onsets
 Floats = NDArray[np.float64]
 
 BIAS_MS: Final[dict[str, float]] = {
-    "bounce": 0.0, "fall": 0.0, "collide": 0.0, "ring": 0.0, "strike": 0.0, "tick": 0.0, "say": 0.0,
+    "bounce": -0.7, "fall": -0.9, "collide": -0.5, "ring": -0.25, "strike": -0.3, "tick": -0.4, "say": 3.0,
 }  # fmt: skip
 REACH: Final = 0.25  # seconds within which a sound may belong to a blow
+FADE, FADE_IN_COMPANY = 0.1, 0.04  # seconds over which an onset's worth falls to 1/e
 LIP_REACH: Final = 0.4
 LIP_STEP: Final = 0.0025
 LIP_SMOOTH: Final = 0.03  # seconds, of the envelope
 EARLY_MS, LATE_MS = -45.0, 125.0  # ITU-R BT.1359: detectable beyond
 
 
-def blow_lags(seen: Sequence[float], onsets: Onsets, act: str, own: Floats | None = None) -> list[float]:
+def blow_lags(
+    seen: Sequence[float], onsets: Onsets, act: str, own: Floats | None = None, others: Sequence[float] = ()
+) -> list[float]:
     """For each blow seen (seconds) the lag of its sound, ms; nan where none is heard within reach.
 
-    own: how much each onset sounds like the actor, 0..1 (all alike by default). Each onset serves one blow.
+    Of the onsets within reach the most sudden counts, the nearer the more. Beside another actor, `own` tells how much
+    each onset sounds like this one, 0..1, and `others` when the other one strikes: near counts for more, and what the
+    other one explains better for less. Each onset serves one blow.
     """
     times = onsets.times
-    weight = onsets.rise * (1.0 if own is None else 0.1 + own)
+    weight = onsets.rise.copy() if own is None else np.sqrt(onsets.rise) * (0.1 + own)
+    fade = FADE if own is None else FADE_IN_COMPANY
+    elsewhere = (
+        np.min([np.abs(times - o) for o in others], 0) if len(others) and len(times) else np.full(len(times), np.inf)
+    )
     lags = []
     for at in seen:
         lag = times - at
-        worth = weight * np.exp(-np.abs(lag) / 0.1) * (np.abs(lag) <= REACH)
+        worth = weight * np.exp(-np.abs(lag) / fade) * (np.abs(lag) <= REACH)
+        worth = np.where((elsewhere < 0.03) & (np.abs(lag) > 2 * elsewhere + 0.02), 0.15 * worth, worth)
         if len(worth) == 0 or worth.max() <= 0:
             lags.append(np.nan)
             continue

@@ -58,7 +58,7 @@ def playhouse_cpu() -> Preset:
     """What two cores do in at most eight hours in all."""
     return Preset(
         video=VideoTraining(seconds=1500, fresh=0.25), audio=AudioTraining(seconds=600),
-        text=TextTraining(), text_seconds=900, denoiser=DenoiserTraining(Plan(hours=6.0)), batch=32,
+        text=TextTraining(), text_seconds=900, denoiser=DenoiserTraining(Plan(hours=6.0), accumulate=1), batch=32,
         clips=20_000, text_clips=4_000,
     )  # fmt: skip
 

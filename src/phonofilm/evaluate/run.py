@@ -1,0 +1,182 @@
+"""The evaluation: scenes of fixed seeds, filmed (truth), through the codec, and generated from their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE, Audio, Clip
+from phonofilm.codec.metrics import log_spectral_distance, onset_shift_ms, psnr, psnr_in_boxes, ssim
+from phonofilm.errors import InputError
+from phonofilm.evaluate.report import summarise, write_report
+from phonofilm.evaluate.score import Verdict, judge
+from phonofilm.playhouse.captions import describe_with_claims
+from phonofilm.playhouse.casting import draw_scene
+from phonofilm.playhouse.playhouse import film
+from phonofilm.playhouse.render import Sight
+from phonofilm.playhouse.scene import Event, Scene
+from phonofilm.playhouse.splits import check_split, wording_of
+
+if TYPE_CHECKING:
+    from phonofilm.codec.codec import Codec
+    from phonofilm.engines.engine import Engine
+
+Generator = Callable[[list[str], list[int], float, tuple[int, int]], list[Clip]]
+"""(prompts, seeds, seconds, (width, height)) to one clip for each."""
+
+SPLITS: Final = ("train_like", "held_out_combinations", "held_out_wordings")
+COLUMNS: Final = ("truth", "codec", "generated")
+FIRST_SEED: Final = 0  # of each split: scene k has seed FIRST_SEED + k
+BATCH: Final = 8  # clips that are filmed, coded and generated together
+SHEETS: Final = 6  # clips of each split that are shown, the first ones
+
+
+@dataclass
+class Case:
+    """One scene, its caption, and what was measured of each column."""
+
+    split: str
+    seed: int
+    scene: Scene
+    prompt: str
+    claims: frozenset[str]
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    fidelity: dict[str, float] = field(default_factory=dict)  # of the codec: PSNR, SSIM, log-spectral distance, ...
+    kind_psnr: list[tuple[str, float]] = field(default_factory=list)  # inside the boxes of each actor, dB
+    shifts_ms: list[float] = field(default_factory=list)  # of onsets by the codec
+
+
+def cases(prompts: int, splits: Sequence[str] = SPLITS, seconds: float | None = None) -> list[Case]:
+    """The first `prompts` scenes of each split with dense captions. seconds: 2 to 4; drawn with the scene if None."""
+    found = []
+    for split in splits:
+        check_split(split)
+        for seed in range(FIRST_SEED, FIRST_SEED + prompts):
+            scene = draw_scene(seed, split, seconds=seconds)
+            prompt, claims = describe_with_claims(scene, seed, style="dense", wording=wording_of(split))
+            found.append(Case(split, seed, scene, prompt, claims))
+    return found
+
+
+def evaluate(
+    prompts: int,
+    out: Path | str | None = None,
+    splits: Sequence[str] = SPLITS,
+    generator: Generator | None = None,
+    codec: Codec | None = None,
+    *,
+    seconds: float | None = 3.0,
+    size: tuple[int, int] = FORMATS["square"],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure truth, codec (if given) and generated clips (if a generator is given) on `prompts` scenes a split.
+
+    Returns the results, and writes them with contact sheets of the first clips to `out` (results.json, results.md,
+    index.html), if given. progress(done, total) is called after each batch.
+    Raises ValueError for an unknown split and lengths outside 2 to 4 s, InputError for fewer than 1 prompt.
+    """
+    if prompts < 1:
+        raise InputError(f"prompts must be at least 1, got {prompts}")
+    every = cases(prompts, splits, seconds)
+    sheets: list[tuple[Case, dict[str, Clip]]] = []
+    done = 0
+    for batch in _batches(every):
+        for case, clips in zip(batch, _play(batch, size, generator, codec), strict=True):
+            for column, clip in clips.items():
+                case.verdicts[column] = judge(clip, case.scene, case.claims)
+            if case.seed < FIRST_SEED + SHEETS:
+                sheets.append((case, clips))
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(every))
+    results = summarise(every, {"prompts": prompts, "size": list(size), "seconds": seconds, "first_seed": FIRST_SEED})
+    if out is not None:
+        write_report(Path(out), results, sheets)
+    return results
+
+
+def _batches(every: list[Case]) -> Iterator[list[Case]]:
+    """Neighbours of one split and length, at most BATCH at a time."""
+    ordered = sorted(every, key=lambda c: (SPLITS.index(c.split) if c.split in SPLITS else 99, c.scene.seconds, c.seed))
+    for _, group in groupby(ordered, key=lambda c: (c.split, c.scene.seconds)):
+        some = list(group)
+        for k in range(0, len(some), BATCH):
+            yield some[k : k + BATCH]
+
+
+def _play(
+    batch: list[Case], size: tuple[int, int], generator: Generator | None, codec: Codec | None
+) -> list[dict[str, Clip]]:
+    """The clips of each case, by column."""
+    take = film([c.scene for c in batch], size, captions=[c.prompt for c in batch])
+    frames, samples = take.frames.numpy(), take.audio.numpy()
+    clips = [{"truth": _clip(f, a)} for f, a in zip(frames, samples, strict=True)]
+    if codec is not None:
+        made_frames = codec.decode_frames(codec.encode_frames(take.frames)).cpu().numpy()[:, : frames.shape[1]]
+        whole = -(-samples.shape[1] // 2000) * 2000
+        padded = torch.nn.functional.pad(take.audio, (0, whole - samples.shape[1]))
+        made_samples = codec.decode_samples(codec.encode_samples(padded)).float().cpu().numpy()[:, : samples.shape[1]]
+        for k, case in enumerate(batch):
+            clips[k]["codec"] = _clip(made_frames[k], made_samples[k])
+            _fidelity(case, clips[k]["codec"], clips[k]["truth"], take.sights[k], take.performances[k].events)
+    if generator is not None:
+        made = generator([c.prompt for c in batch], [c.seed for c in batch], batch[0].scene.seconds, size)
+        for k, clip in enumerate(made):
+            clips[k]["generated"] = clip
+    return clips
+
+
+def _clip(frames: np.ndarray[Any, np.dtype[np.uint8]], samples: np.ndarray[Any, np.dtype[np.float32]]) -> Clip:
+    sound = np.clip(np.ascontiguousarray(samples[None], np.float32), -1, 1)
+    return Clip(np.ascontiguousarray(frames), float(NATIVE_FPS), Audio(sound, NATIVE_RATE))
+
+
+def _fidelity(case: Case, made: Clip, true: Clip, sights: list[Sight], events: Sequence[Event]) -> None:
+    assert made.audio is not None and true.audio is not None
+    a, b = made.audio.samples[0], true.audio.samples[0]
+    case.fidelity = {
+        "psnr": psnr(made.frames, true.frames), "ssim": ssim(made.frames, true.frames),
+        "log_spectral_distance": log_spectral_distance(a, b),
+    }  # fmt: skip
+    for actor, sight in zip(case.scene.actors, sights, strict=True):
+        case.kind_psnr.append((actor.kind, psnr_in_boxes(made.frames, true.frames, sight.box.astype(np.float64))))
+    times = np.asarray([e.time for e in events if e.kind in ("impact", "knock", "strike", "ring", "tick")], np.float64)
+    case.shifts_ms = [float(s) for s in onset_shift_ms(a, b, times) if np.isfinite(s)]
+
+
+def evaluate_engine(
+    engine: Engine,
+    prompts: int,
+    out: Path | str | None = None,
+    *,
+    steps: int | None = None,
+    guidance: float | None = None,
+    size: str = "square",
+    seconds: float | None = 3.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Evaluate an engine (and its codec, if it has one) from prompts alone; returns the report as Markdown."""
+    from phonofilm.engines.engine import join
+    from phonofilm.request import Request
+
+    def make(texts: list[str], seeds: list[int], length: float, shape: tuple[int, int]) -> list[Clip]:
+        wish = f"{shape[0]}x{shape[1]}"
+        requests = [
+            Request(t, seconds=length, size=wish, seed=s, steps=steps, guidance=guidance)
+            for t, s in zip(texts, seeds, strict=True)
+        ]
+        return [join(engine.generate(request))[0] for request in requests]
+
+    if size not in FORMATS:
+        raise InputError(f"size must be one of {', '.join(FORMATS)} for an evaluation, got {size!r}")
+    codec, shape = getattr(engine, "codec", None), FORMATS[size]
+    results = evaluate(prompts, out, SPLITS, make, codec, seconds=seconds, size=shape, progress=progress)
+    from phonofilm.evaluate.report import markdown
+
+    return markdown(results)

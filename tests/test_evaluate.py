@@ -1,0 +1,144 @@
+"""The ear, the lags, and the report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from phonofilm.clip import Audio, Clip
+from phonofilm.errors import InputError
+from phonofilm.evaluate import hearing, sync
+from phonofilm.evaluate.report import wilson
+from phonofilm.evaluate.run import cases, evaluate
+from phonofilm.evaluate.score import judge
+from phonofilm.playhouse import speech
+from phonofilm.playhouse.playhouse import film
+from phonofilm.playhouse.scene import Actor, Scene
+from phonofilm.playhouse.sound import synthesize
+from phonofilm.playhouse.stage import perform
+
+RATE = 16_000
+BOUNCE = Scene((Actor("ball", "bounce", "red", "medium", "wood", count=3),), "stone", "day", seed=21)
+SPEAK = Scene((Actor("woman", "say", "blue", "medium", word="window"),), "wooden", "night", seed=22)
+
+
+@pytest.fixture(scope="module")
+def clips() -> dict[str, Clip]:
+    take = film([BOUNCE, SPEAK], captions=["", ""])
+    pairs = zip(("bounce", "speak"), take.frames.numpy(), take.audio.numpy(), strict=True)
+    return {name: Clip(f, 16.0, Audio(a[None], RATE)) for name, f, a in pairs}
+
+
+def _late(clip: Clip, seconds: float) -> Clip:
+    """The same clip with its sound moved."""
+    assert clip.audio is not None
+    samples = np.roll(clip.audio.samples, round(seconds * RATE), axis=1)
+    return replace(clip, audio=Audio(samples, RATE))
+
+
+def test_a_true_clip_is_right(clips):
+    for name, scene in (("bounce", BOUNCE), ("speak", SPEAK)):
+        verdict = judge(clips[name], scene)
+        assert verdict.wrong == []
+
+
+@pytest.mark.parametrize("seconds", [-0.03, 0.08])
+def test_impacts_that_sound_late_lag(clips, seconds):
+    lags = [lag for _, lag in judge(_late(clips["bounce"], seconds), BOUNCE).blow_lags]
+    assert len(lags) == 3
+    assert np.median(lags) == pytest.approx(1000 * seconds, abs=6)
+
+
+@pytest.mark.parametrize("seconds", [-0.05, 0.0, 0.1])
+def test_lips_that_move_early_lag(clips, seconds):
+    (lag,) = judge(_late(clips["speak"], seconds), SPEAK).lip_lags
+    assert lag == pytest.approx(1000 * seconds, abs=25)
+
+
+def test_another_wish_is_wrong(clips):
+    other = Scene((Actor("bell", "ring", "green", "small", count=1),), "grass", "sunset")
+    verdict = judge(clips["bounce"], other)
+    wrong = {row for row, _, right in verdict.rows if not right}
+    assert {"actor", "colour", "size", "way", "count", "sound", "place"} <= wrong
+
+
+def test_only_claims_count(clips):
+    rows = {row for row, _, _ in judge(clips["bounce"], BOUNCE, {"0.kind", "0.act", "0.colour"}).rows}
+    assert "colour" in rows and not rows & {"size", "count", "place", "camera"}
+
+
+def test_silence_is_heard_as_nothing(clips):
+    silent = replace(clips["bounce"], audio=Audio(np.zeros((1, 48_000), np.float32), RATE))
+    verdict = judge(silent, BOUNCE)
+    assert ("heard", "ball", False) in verdict.rows
+    assert all(np.isnan(lag) for _, lag in verdict.blow_lags)
+    assert sync.lag_summary([lag for _, lag in verdict.blow_lags])["within_bt1359"] == 0
+
+
+def test_onsets_are_timed_to_two_milliseconds():
+    scene = Scene((Actor("drum", "strike", "red", "large", count=3),), seed=5)
+    play = perform(scene)
+    onsets = hearing.find_onsets(synthesize([play])[0].numpy())
+    assert onsets.times == pytest.approx([e.time for e in play.events], abs=0.002)
+
+
+@pytest.mark.parametrize("word", ["hello", "music", "elephant", "no"])
+def test_words_are_recognised_in_noise(word):
+    said = speech.say(word, "man", 0.5, 1.0)
+    sound = np.random.default_rng(1).normal(0, 0.004, 40_000).astype(np.float32)
+    sound[9000 : 9000 + len(said)] += said
+    spoken = hearing.find_word(sound)
+    assert (spoken.word, spoken.voice) == (word, "man")
+    assert spoken.start == pytest.approx(9000 / RATE, abs=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_chirps_are_counted(count):
+    play = perform(Scene((Actor("bird", "fly", "red", "small", None, "left", "fast", count),), seed=30 + count))
+    assert hearing.count_chirps(synthesize([play])[0].numpy()) == count
+
+
+def test_bias_is_the_median():
+    assert sync.estimate_bias({"ring": [1.0, 9.0, 2.0, float("nan")], "fall": []}) == {"ring": 2.0}
+
+
+def test_wilson_interval():
+    """Against the closed form worked by hand for 8 of 10 (Wilson 1927)."""
+    low, high = wilson(8, 10)
+    assert (low, high) == pytest.approx((0.4902, 0.9433), abs=2e-4)
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(500, 500)[0] > 0.99
+
+
+def test_report_holds_three_columns(tmp_path):
+    """A generator that plays the truth is as right as the truth; one that swaps clips is not."""
+    made: list[list[str]] = []
+
+    def copy(prompts: list[str], seeds: list[int], seconds: float, size: tuple[int, int]) -> list[Clip]:
+        made.append(prompts)
+        own = {c.prompt: c for c in cases(2, ("train_like",), seconds)}
+        take = film([own[p].scene for p in prompts], size, captions=prompts)
+        return [
+            Clip(f, 16.0, Audio(a[None], RATE)) for f, a in zip(take.frames.numpy(), take.audio.numpy(), strict=True)
+        ]
+
+    results = evaluate(2, tmp_path, ("train_like",), copy, seconds=2.0)
+    columns = results["splits"]["train_like"]
+    assert columns["truth"]["rows"] == columns["generated"]["rows"]
+    assert made and results["about"]["prompts"] == 2
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<figure>") == 4
+    assert "| actor right |" in (tmp_path / "results.md").read_text()
+    sheets = sorted(p.name for p in tmp_path.glob("*.png"))
+    assert sheets == [f"train_like-00{k}-{c}.png" for k in (0, 1) for c in ("generated", "truth")]
+
+
+def test_impossible_wishes():
+    with pytest.raises(InputError, match="prompts"):
+        evaluate(0)
+    with pytest.raises(ValueError, match="no_such"):
+        evaluate(1, splits=("no_such",))
