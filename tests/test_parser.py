@@ -23,7 +23,8 @@ SCENES = {
     "collide": Scene(
         (Actor("ball", "collide", "white", "medium", "rubber", "left", "slow"),
          Actor("ball", "collide", "black", "large", "metal", "right", "slow")), "stone", "night", seed=5),
-    "slide": Scene((Actor("box", "slide", "green", "large", None, "left", "fast"),), "wooden", "indoors", "pan", seed=6),
+    "slide": Scene(
+        (Actor("box", "slide", "green", "large", None, "left", "fast"),), "wooden", "indoors", "pan", seed=6),
     "fall": Scene((Actor("box", "fall", "purple", "small"),), "grass", "day", "zoom", seed=7),
     "ring": Scene((Actor("bell", "ring", "yellow", "large", count=2),), "stone", "sunset", seed=8),
     "drum": Scene(

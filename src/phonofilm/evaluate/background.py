@@ -32,6 +32,7 @@ CELLS: Final = (32, 24, 24)
 ZERO: Final = (0, 60, 60)  # 8-bit steps that are added before a colour is looked up
 SPREAD: Final = (2, 1, 1)  # cells around a colour of the backdrop that count as backdrop too
 RAREST: Final = 0.0012  # share of a row below which a colour of the backdrop is left out
+CAST_REACH, CAST_LEAST = 14.0, 1.5  # 8-bit steps: how far a cast of the whole picture can be off, and what is none
 NIGHT_TOP: Final = 128.0  # brighter at night is no backdrop (the moon is told from actors by its looks)
 SHADOWS: Final = (0.0, 0.12, 0.23, 0.34)  # how much of a shadow may lie on the floor beneath an actor
 SHADOW: Final = (34.0, 30.0, 34.0)
@@ -189,9 +190,42 @@ def _stage_rows(view: View, frame: int) -> NDArray[np.intp]:
 
 
 def foreground(frames: Frames, view: View) -> Mask:
-    """Pixels that no backdrop of this light and floor shows in their row: (T, H, W)."""
+    """Pixels that no backdrop of this light and floor shows in their row: (T, H, W).
+
+    A slight cast of the whole picture is taken away first, and the noise of hues is smoothed.
+    """
     known = _known(*view.size)
-    table = known.tables[_nearest(known, frames, view)]
+    chosen = _nearest(known, frames, view)
     rows = np.stack([_stage_rows(view, k) for k in range(len(frames))])  # (T, H)
-    out: Mask = ~table[rows[..., None], _cells(frames)]
+    cast = _cast(known.middle_CRA[chosen], frames, view)
+    f = frames.astype(np.int16)
+    r, g, b = f[..., 0], f[..., 1], f[..., 2]
+    planes = [(r + g + b) // 3, _smooth(r - g), _smooth(g - b)]
+    index = np.zeros(frames.shape[:3], np.int32)
+    for plane, step, count, zero, off in zip(planes, CELL, CELLS, ZERO, cast, strict=True):
+        index = index * count + np.clip((plane + np.int16(zero - round(float(off)))) // step, 0, count - 1)
+    out: Mask = ~known.tables[chosen][rows[..., None], index]
     return out
+
+
+def _smooth(plane: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The mean of each pixel and its neighbours in a cross, in each frame."""
+    out = 2 * plane
+    out[:, 1:-1] += plane[:, :-2] + plane[:, 2:]
+    out[:, :, 1:-1] += plane[:, :, :-2] + plane[:, :, 2:]
+    out[:, :: out.shape[1] - 1] += 2 * plane[:, :: plane.shape[1] - 1]
+    out[:, :, :: out.shape[2] - 1] += 2 * plane[:, :, :: plane.shape[2] - 1]
+    return out // 6
+
+
+def _cast(middle_RA: Floats, frames: Frames, view: View) -> Floats:
+    """By how much the colours of the whole picture are off, (A,): the median of what is near the usual colours."""
+    parts = []
+    for k in np.unique(np.linspace(0, len(frames) - 1, 3).round().astype(int)):
+        parts.append((axes(frames[k, :, ::4]) - middle_RA[_stage_rows(view, int(k))][:, None]).reshape(-1, 3))
+    off = np.concatenate(parts)
+    near = off[(np.abs(off) < CAST_REACH).all(1)]
+    if len(near) < 0.15 * len(off):
+        return np.zeros(3, np.float32)
+    middle = np.median(near, 0)
+    return np.asarray(np.where(np.abs(middle) < CAST_LEAST, 0, middle), np.float32)

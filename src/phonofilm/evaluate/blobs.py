@@ -157,5 +157,5 @@ def _looks(frames: Frames, classes: NDArray[np.uint8], solid: Mask, frame: NDArr
     )
     n = len(frame)
     planes = planes.reshape(n, 3, CROP, 2, CROP, 2).mean((3, 5))
-    out: Floats = planes.reshape(n, -1).astype(np.float32)
+    out: Floats = planes.reshape(n, 3 * CROP * CROP).astype(np.float32)
     return out

@@ -46,11 +46,13 @@ FINE_HOP, FINE_WINDOW = 32, 128  # of onsets: 2 ms, 8 ms
 ONSET_SHARE: Final = 0.09  # rise of an onset, beside the largest of the clip
 CLEAR_SHARE: Final = 0.22  # the same, of what is counted
 ONSET_LEAST: Final = 6.0
+END: Final = 240  # samples at the end in which nothing is taken for an onset
 ONSET_GAP: Final = 0.06  # seconds between two onsets
 NEAREST: Final = 5
 SCENES: Final = 26  # for each kind, act and material
 SEED: Final = 78_000_000
 SPEECH_FIT: Final = 0.5  # correlation below which no word is heard
+CLEAR_FIT: Final = 0.85  # and above which there is no doubt that one is
 LENGTH_POWER: Final = 0.4  # how much more a long template that fits is worth than a short one
 CANDIDATES: Final = 40  # templates that are looked at again where somebody else sounds too
 BEYOND: Final = 0.2  # how much sound beyond a word counts, beside sound that is missing
@@ -136,6 +138,8 @@ def find_onsets(samples: Floats, spoken: Spoken | None = None) -> Onsets:
     gap = round(ONSET_GAP * RATE / FINE_HOP)
     for k in np.nonzero(flux >= threshold)[0]:
         around = flux[max(0, k - gap) : k + gap + 1]
+        if k * FINE_HOP > len(samples) - END:
+            break  # where the sound is cut off
         if flux[k] < around.max() or (times and k * FINE_HOP / RATE - times[-1] < ONSET_GAP / 2):
             continue
         times.append(_instant(samples, int(k) * FINE_HOP))
@@ -365,8 +369,9 @@ def find_word(samples: Floats, alone: bool = True) -> Spoken:
     if not alone:
         near = [c for c in found[:CANDIDATES] if c[0] > 0.8 * found[0][0]]
         found = sorted(near, key=lambda c: _misfit(power, c[1], c[2]))
-    _, start, (word, voice, tempo, _), fit = found[0]
-    pitch = min(FINE_PITCHES, key=lambda p: _misfit(power, start, (word, voice, tempo, p)))
+    _, start, (word, _, tempo, _), fit = found[0]
+    ways = [(word, voice, tempo, pitch) for voice in speech.VOICES for pitch in FINE_PITCHES]
+    _, voice, _, pitch = min(ways, key=lambda said: _misfit(power, start, said))
     sound = speech.say(word, voice, pitch, tempo)
     return Spoken(word, voice, tempo, start * HOP / RATE, len(sound) / RATE, fit, sound)
 

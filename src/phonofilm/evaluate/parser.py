@@ -53,6 +53,7 @@ class Wall:
     left: float
     right: float
     top: float
+    bottom: float
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,9 @@ def parse(frames: Frames, fps: float) -> Parsed:
         return Parsed((cloud,), light, floor, view, fps, None, False, False, False, False)
     wall = _find_wall(frames, view)
     front = whole(front)
+    if wall is not None:  # it stands in front of everybody
+        (left, top), (right, bottom) = view.pixel(0, wall.left, wall.top), view.pixel(0, wall.right, wall.bottom)
+        front[:, max(0, round(top) - 1) : round(bottom) + 1, max(0, round(left) - 1) : round(right) + 1] = False
     blobs = find_blobs(frames, front)
     tracks = _tracks(blobs, recognise(blobs), view, len(frames), wall)
     main, swaps, extra = _cast(tracks, view)
@@ -225,7 +229,7 @@ def _find_wall(frames: Frames, view: View) -> Wall | None:
     brick = (grey > 108) & (grey < 205) & (warm > 8) & (warm < 58)
     if brick.mean() < 0.7:
         return None
-    return Wall((left - width / 2) / scale, (right - width / 2) / scale, (height / 2 - top) / scale)
+    return Wall((left - width / 2) / scale, (right - width / 2) / scale, (height / 2 - top) / scale, base)
 
 
 # --- tracks ---------------------------------------------------------------------------------------------------------

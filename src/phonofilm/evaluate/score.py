@@ -149,11 +149,16 @@ def reappears(parsed: Parsed, seen: Seen | None, actor: Actor) -> bool:
     first, last = sign[0], sign[-1]
     if first == last:
         return False
-    before, after = (seen.radius[at][sign == s] for s in (first, last))
-    if len(before) < 2 or len(after) < 2:
-        return False
-    ratio = np.log(np.nanmedian(after[-max(3, len(after) // 2) :]) / np.nanmedian(before[: max(3, len(before) // 2)]))
-    return bool(abs(ratio) < 0.18) if np.isfinite(ratio) else False
+    uncut = (seen.box[at, 0] > 1) & (seen.box[at, 2] < parsed.view.size[0] - 1) & np.isfinite(seen.radius[at])
+    sizes = []
+    for side in (first, last):
+        some = at[(sign == side) & uncut]
+        if len(some) == 0:  # it stands at the edge of the picture all the time
+            some = at[(sign == side) & np.isfinite(seen.radius[at])]
+        if len(some) == 0:
+            return False
+        sizes.append(float(np.median(seen.radius[some])))
+    return bool(abs(np.log(sizes[1] / sizes[0])) < 0.18)
 
 
 # --- sound ----------------------------------------------------------------------------------------------------------
@@ -219,7 +224,8 @@ def _sounds(actor: Actor, wanted: str, alone: bool, whole: dict[str, float], own
             spoken: hearing.Spoken | None) -> bool:  # fmt: skip
     """Whether an actor's class of sound is heard."""
     if actor.kind in FACES:
-        voiced = not alone or any(name.startswith("voice") and votes > 0.3 for name, votes in whole.items())
+        clear = spoken is not None and spoken.fit > hearing.CLEAR_FIT
+        voiced = not alone or clear or any(name.startswith("voice") and votes > 0.3 for name, votes in whole.items())
         return voiced and spoken is not None and spoken.voice == actor.kind and spoken.fit > hearing.SPEECH_FIT
     if actor.act == "collide":
         return whole.get(wanted, 0.0) > 0.12 or (own is not None and bool((own > 0.3).any()))
