@@ -189,3 +189,16 @@ def test_too_few_frames():
 
 def test_nothing_is_seen_on_an_empty_stage():
     assert parse(_bare("robot"), FPS).actors == ()
+
+
+def test_what_is_no_film_of_the_playhouse_is_parsed_without_an_error() -> None:
+    rng = np.random.default_rng(5)
+    smear = ndimage.gaussian_filter(rng.uniform(0, 255, (24, 128, 128, 3)), (3, 9, 9, 0))
+    smear = (smear - smear.min()) / np.ptp(smear) * 255
+    patches = np.full((24, 96, 160, 3), 180, np.uint8)
+    for t in range(24):
+        y, x = rng.integers(0, 80, 2)
+        patches[t, y : y + 14, x : x + 20] = rng.choice([(216, 40, 44), (40, 85, 220), (30, 30, 30)])
+    for frames in (smear.astype(np.uint8), patches, rng.integers(0, 255, (24, 128, 128, 3), np.uint8)):
+        parsed = parse(frames, 16.0)
+        assert all(np.isfinite(actor.x).any() for actor in parsed.actors)

@@ -144,6 +144,8 @@ def parse(frames: Frames, fps: float) -> Parsed:
     classes = palette_classes(frames)
     gone, leaps = False, False
     for track in main:
+        if not np.isfinite(track.r).any():  # never whole, so that its size was never measured: as large as its patch
+            track.r[track.seen] = float(np.sqrt(np.nanmedian(track.area) / np.pi))
         gone |= _visible(track, classes, front, view, wall) is None
         leaps |= _teleports(track, view)
     seen = sorted((_describe(t, main, frames, view, fps, wall) for t in main), key=lambda s: float(np.nanmean(s.x)))
