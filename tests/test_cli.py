@@ -93,7 +93,7 @@ def test_wrong_weights(damage: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not target.exists()
 
 
-def test_a_full_disk_leaves_nothing_and_says_so(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_place_that_cannot_be_written_is_one_line(weights: str, capsys: pytest.CaptureFixture[str]) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")

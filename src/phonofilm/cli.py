@@ -134,11 +134,11 @@ def _generate(a: argparse.Namespace) -> int:
         raise InputError(f"cannot write {a.output.name!r}: its ending must be one of {', '.join(SUFFIXES)}")
     if not a.output.parent.exists():
         a.output.parent.mkdir(parents=True)
-    from phonofilm.engines import Hooks, NativeEngine, Progress
+    from phonofilm.engines import Hooks, NativeEngine
     from phonofilm.media import contact_sheet, write
 
     bar = _Bar(a.quiet)
-    hooks = Hooks(progress=lambda p: bar.show(p.stage, p.done, p.total) if isinstance(p, Progress) else None)
+    hooks = Hooks(progress=lambda p: bar.show(p.stage, p.done, p.total))
     engine = NativeEngine(a.weights)
     from phonofilm.engines import join
 

@@ -47,8 +47,8 @@ def film_playhouse(
 ) -> list[LatentCache]:
     """Film and encode playhouse clips until `directory` holds `clips`; goes on where an earlier call stopped.
 
-    Group g is made by worker g % workers, a process of one thread each, into a cache of its own: on two cores two such
-    processes film 1.5 times as fast as one with two threads. What is filmed does not depend on the number of workers.
+    Group g is made by worker g % workers, a process of one thread each, into a cache of its own; what is filmed does
+    not depend on the number of workers.
     weights: the folder of the codec. progress: gets groups done, and groups in all.
     """
     groups = math.ceil(clips / GROUP)
