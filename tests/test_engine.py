@@ -9,9 +9,10 @@ import pytest
 import torch
 from tiny import make_weights
 
-from phonofilm import Audio, Clip, Condition, Request, media
+from phonofilm import Audio, Clip, Condition, Request, latents, media
 from phonofilm.engines import Hooks, NativeEngine, join
 from phonofilm.errors import Cancelled, InputError
+from phonofilm.latents import Geometry
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,17 @@ def test_what_is_impossible_is_said_with_what_is_possible(
 
 def test_the_noise_of_a_seed_does_not_depend_on_the_batch(engine: NativeEngine) -> None:
     from phonofilm.diffusion.noise import strip_noise
-    from phonofilm.latents import Geometry
 
     g = Geometry.of_clip(128, 128, 2.0)
     assert torch.equal(strip_noise([3], g)[0], strip_noise([1, 2, 3], g)[2])
+
+
+def test_the_shipped_weights_fit_the_code_and_their_budget() -> None:
+    """All networks load, belong together, and make finite latents; together they take at most 40 MiB."""
+    engine = NativeEngine()
+    assert sum(file.stat().st_size for file in engine.folder.iterdir()) <= 40 * 2**20
+    strip = engine._empty(Geometry.of_clip(64, 64, 2.0))
+    made = engine.sample(["a red ball bounces"], [0], strip, steps=1)
+    assert torch.isfinite(made.values_BND).all()
+    assert -1 <= float(engine._score(["a red ball bounces"], made)[0]) <= 1
+    assert engine.codec.decode(*latents.unpack(made)[:2]).frames.shape == (32, 64, 64, 3)

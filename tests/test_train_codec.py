@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from phonofilm import checkpoint
 from phonofilm.codec.audio import AudioCodecConfig, audio_loss
-from phonofilm.codec.video import VideoCodecConfig
+from phonofilm.codec.codec import VIDEO_FILE, latents_hash
+from phonofilm.codec.video import VideoCodec, VideoCodecConfig
 from phonofilm.train.codec import (
     AudioTraining,
     FilmPool,
@@ -20,8 +22,10 @@ from phonofilm.train.codec import (
     VideoTraining,
     actor_weights,
     draw_crops,
+    grow,
     orthogonal,
     train_audio,
+    train_decoder,
     train_video,
 )
 
@@ -142,3 +146,23 @@ def test_audio_training_learns_and_resumes_exactly(tmp_path: Path) -> None:
     with torch.no_grad():
         losses = [float(audio_loss(m.decode(m.encode(x)), x, m.encoder.filters)[0]) for m in (straight, longer)]
     assert losses[1] < 0.8 * losses[0]
+
+
+def test_more_of_the_decoder_leaves_latents_as_they_were_and_may_grow(tmp_path: Path) -> None:
+    """The encoder and its hash stay bitwise; new blocks begin as nothing, so the first picture is the old one."""
+    small = replace(VIDEO, decoder_blocks=(1, 1, 1))
+    large = replace(small, decoder_blocks=(2, 1, 2))
+    before = train_video(discs, tmp_path, SHORT, small)
+    grown = VideoCodec(large)
+    grow(grown, before.state_dict())
+    z = torch.randn(1, 32, 2, 2, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(grown.decode(z), before.decode(z))
+    old = checkpoint.load(tmp_path / VIDEO_FILE).tensors
+    train_decoder(discs, tmp_path, SHORT, large)
+    new = checkpoint.load(tmp_path / VIDEO_FILE).tensors
+    assert latents_hash(new) == latents_hash(old)
+    changed = [name for name in old if not torch.equal(old[name], new[name])]
+    assert changed and all(name.startswith("decoder.") for name in changed)
+    with pytest.raises(ValueError, match=r"decoder\.high\.1.* has no place"):
+        grow(VideoCodec(small), new)

@@ -300,8 +300,8 @@ def test_it_learns_four_clips_by_heart(tmp_path: Path) -> None:
     noise = torch.randn(q.x0_BND.shape, generator=generator(5)) * g.channel_mask()
     x_BND = 0.1 * q.x0_BND + 0.9 * noise
     with torch.no_grad():
-        answer = model(replace(q, x_BND=x_BND, t_BN=t_BN), *Letters().encode(clips["captions"]))
-        lost = model(replace(q, x_BND=x_BND, t_BN=t_BN), *Letters().encode([clips["captions"][0]] * 4))
+        answer = model(replace(q, x_BND=x_BND, t_BN=t_BN), *Letters().encode(clips["captions"]))[0]
+        lost = model(replace(q, x_BND=x_BND, t_BN=t_BN), *Letters().encode([clips["captions"][0]] * 4))[0]
     wrong = (answer - q.x0_BND).square().mean() / q.x0_BND.square().mean()
     assert wrong < 0.03, wrong
     assert (lost - q.x0_BND)[1:].square().mean() > (answer - q.x0_BND)[1:].square().mean()

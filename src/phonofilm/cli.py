@@ -65,8 +65,14 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
     evaluate.add_argument("--steps", type=_positive, help="sampler steps")
     evaluate.add_argument("--guidance", type=float, help="guidance scale")
+    evaluate.add_argument("--best-of", type=_positive, default=1, metavar="N", help="keep the best match of N")
+    evaluate.add_argument("--match-guidance", type=float, default=0.0, metavar="W", help="of the matcher's gradient")
     evaluate.add_argument("--size", default="square", help="square, portrait or landscape")
     evaluate.add_argument("--seconds", type=float, default=3.0)
+    evaluate.add_argument(
+        "--conditions", type=int, default=24, metavar="N",
+        help="clips on which given images, clips and sounds are tried, 0 for none",
+    )  # fmt: skip
     evaluate.set_defaults(run=_evaluate)
     return parser
 
@@ -223,7 +229,11 @@ def _match(a: argparse.Namespace) -> int:
 
 
 def _add_train(p: argparse.ArgumentParser) -> None:
-    p.add_argument("what", choices=("codec", "text", "denoiser"))
+    p.add_argument(
+        "what",
+        choices=("codec", "decoder", "text", "denoiser"),
+        help="the step; decoder: more of the picture's decoder alone, which leaves all else valid",
+    )
     p.add_argument("--preset", choices=("playhouse-cpu", "playhouse-gpu", "smoke"), default="playhouse-cpu")
     p.add_argument("--out", type=Path, default=Path("runs/playhouse"), metavar="DIR",
                    help="checkpoints, curves and sheets; the same command goes on from there")  # fmt: skip
@@ -247,10 +257,15 @@ def _evaluate(a: argparse.Namespace) -> int:
     from phonofilm.evaluate.run import evaluate_engine
 
     bar = _Bar(False)
+
+    def show(done: int, total: int) -> None:
+        bar.show("evaluate", done, total)
+
     try:
         text = evaluate_engine(
-            NativeEngine(a.weights), a.prompts, a.out, steps=a.steps, guidance=a.guidance, size=a.size,
-            seconds=a.seconds, progress=lambda done, total: bar.show("evaluate", done, total),
+            NativeEngine(a.weights), a.prompts, a.out, size=a.size, seconds=a.seconds, progress=show,
+            conditions=max(0, a.conditions), steps=a.steps, guidance=a.guidance, best_of=a.best_of,
+            match_guidance=a.match_guidance,
         )  # fmt: skip
     finally:
         bar.close()

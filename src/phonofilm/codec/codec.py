@@ -6,7 +6,7 @@ Shapes: B clips, T frames, H height, W width, C channels, S latents of sound (8 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ class Codec:
 
     def __init__(self, video: VideoCodec, audio: AudioCodec, *, hash: str = "") -> None:
         self.video, self.audio = video.eval(), audio.eval()
-        self.hash = hash or _joint_hash(*(checkpoint.weights_hash(m.state_dict()) for m in (video, audio)))
-        """Names the weights: latents that are kept on disk are valid for one hash only."""
+        self.hash = hash or _joint_hash(*(latents_hash(m.state_dict()) for m in (video, audio)))
+        """Names what makes latents, the encoders: those that are kept on disk are valid for one hash only."""
 
     @property
     def device(self) -> torch.device:
@@ -50,7 +50,7 @@ class Codec:
         hashes, models = [], []
         for file, kind in ((VIDEO_FILE, VIDEO_KIND), (AUDIO_FILE, AUDIO_KIND)):
             stored = checkpoint.load(Path(directory) / file, kind=kind)
-            hashes.append(stored.hash)
+            hashes.append(latents_hash(stored.tensors))
             models.append(_build(stored, Path(directory) / file).to(device))
         video, audio = models
         assert isinstance(video, VideoCodec) and isinstance(audio, AudioCodec)
@@ -62,7 +62,8 @@ class Codec:
         for model, file, kind in ((self.video, VIDEO_FILE, VIDEO_KIND), (self.audio, AUDIO_FILE, AUDIO_KIND)):
             config = asdict(model.config)
             path = Path(directory) / file
-            hashes.append(checkpoint.save(path, model.state_dict(), kind=kind, config=config, storage="bf16"))
+            checkpoint.save(path, model.state_dict(), kind=kind, config=config, storage="bf16")
+            hashes.append(latents_hash(checkpoint.load(path, kind=kind).tensors))
         self.hash = _joint_hash(*hashes)
 
     @torch.inference_mode()
@@ -133,6 +134,11 @@ def _to_uint8(frames_BTCHW: Tensor) -> Tensor:
 
 def _audio(samples_BN: Tensor) -> Audio:
     return Audio(samples_BN[:1].float().cpu().numpy(), NATIVE_RATE)
+
+
+def latents_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of all weights of a codec on which its latents depend: all but the decoder's."""
+    return checkpoint.weights_hash({name: x for name, x in tensors.items() if not name.startswith("decoder.")})
 
 
 def _joint_hash(*hashes: str) -> str:

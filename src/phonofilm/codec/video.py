@@ -29,13 +29,13 @@ State = list[Tensor]
 
 @dataclass(frozen=True)
 class VideoCodecConfig:
-    """Size of a video codec; the default has 2.9M parameters and decodes 48 frames of 128 x 128 with 32 GFLOP."""
+    """Size of a video codec; the default has 3.7M parameters and decodes 48 frames of 128 x 128 with 48 GFLOP."""
 
     channels: int = 32  # of the latents
     encoder_widths: tuple[int, int, int] = (64, 128, 160)  # at 1/4, 1/8, 1/16 of the picture's side
     decoder_widths: tuple[int, int, int] = (96, 128, 160)  # the same, decoded in the opposite order
-    encoder_blocks: tuple[int, int, int] = (1, 1, 1)
-    decoder_blocks: tuple[int, int, int] = (2, 1, 1)
+    encoder_blocks: tuple[int, int, int] = (2, 1, 1)
+    decoder_blocks: tuple[int, int, int] = (3, 2, 1)
 
 
 def fold(x_BTHWC: Tensor, time: int, space: int) -> Tensor:
@@ -171,10 +171,15 @@ class Decoder(nn.Module):
 
 
 class VideoCodec(nn.Module):
-    """Frames in [-1, 1] to normalised latents (each channel of unit variance over the training data) and back."""
+    """Frames in [-1, 1] to normalised latents and back.
+
+    Normalised latents are uncorrelated over the training data and of unit variance in the mean over the channels. They
+    are half whitened (see `half_whitened`): what the raw latents say strongly, mostly light and colour, still weighs
+    more, but drowns in noise soon enough for the text to matter.
+    """
 
     mean: Tensor
-    std: Tensor
+    basis: Tensor
 
     def __init__(self, config: VideoCodecConfig | None = None) -> None:
         super().__init__()
@@ -182,7 +187,7 @@ class VideoCodec(nn.Module):
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
         self.register_buffer("mean", torch.zeros(self.config.channels))
-        self.register_buffer("std", torch.ones(self.config.channels))
+        self.register_buffer("basis", torch.eye(self.config.channels))  # raw = mean + basis z
 
     def encode_raw(self, frames_BTCHW: Tensor) -> Tensor:
         """Latents (B, T/4, H/16, W/16, C) before normalisation; T must be a multiple of 4."""
@@ -210,7 +215,8 @@ class VideoCodec(nn.Module):
         if missing:
             frames_BTCHW = torch.cat([frames_BTCHW, frames_BTCHW[:, -1:].expand(b, missing, -1, -1, -1)], 1)
         raw = self.encode_raw(frames_BTCHW.to(self.dtype)).float()
-        return ((raw - self.mean.float()) / self.std.float()).permute(0, 4, 1, 2, 3)
+        z: Tensor = (raw - self.mean.float()) @ torch.linalg.inv(self.basis.float()).T
+        return z.permute(0, 4, 1, 2, 3)
 
     def decode(self, z_BCTHW: Tensor) -> Tensor:
         """Normalised latents (B, C, t, h, w) to frames (B, 4t, 3, 16h, 16w) in [-1, 1], float32."""
@@ -218,7 +224,7 @@ class VideoCodec(nn.Module):
 
     def decode_step(self, z_BCTHW: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """`decode` of the latents that follow those which left `state` (None: of the first). Returns the new state."""
-        raw = z_BCTHW.permute(0, 2, 3, 4, 1).float() * self.std.float() + self.mean.float()
+        raw = z_BCTHW.permute(0, 2, 3, 4, 1).float() @ self.basis.float().T + self.mean.float()
         frames, state = self.decoder(raw.to(self.dtype), state)
         return frames.float().permute(0, 1, 4, 2, 3).clamp(-1, 1), state
 
@@ -226,6 +232,23 @@ class VideoCodec(nn.Module):
     def dtype(self) -> torch.dtype:
         """Number format in which the convolutions are computed."""
         return self.encoder.leave.weight.dtype
+
+
+def half_whitened(raw_MC: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (C,) and basis (C, C) such that z = basis⁻¹ (raw - mean) is uncorrelated, half way to white.
+
+    With the correlations V L Vᵀ of the channels, the variances of z are √L, scaled to the mean 1 (L would be principal
+    components, 1 white noise).
+    """
+    mean = raw_MC.mean(0)
+    deviation = raw_MC.std(0).clamp(min=1e-3)
+    unit = ((raw_MC - mean) / deviation).double()
+    values, vectors = torch.linalg.eigh(unit.T @ unit / len(unit))
+    values = values.clamp(min=1e-4)
+    strongest_first = values.argsort(descending=True)
+    values, vectors = values[strongest_first], vectors[:, strongest_first]
+    basis = deviation.double()[:, None] * vectors * values**0.25 * values.sqrt().mean().sqrt()
+    return mean, basis.to(raw_MC.dtype)
 
 
 def temporal_difference(x_BTCHW: Tensor) -> Tensor:

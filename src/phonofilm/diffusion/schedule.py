@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
+
+SHIFT: Final = 6.0  # of the sampler's grid, near exp(mean) of the noise levels of training
 
 
 def uniform_times(steps: int) -> Tensor:
@@ -13,7 +17,7 @@ def uniform_times(steps: int) -> Tensor:
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 
-def shifted_times(steps: int, shift: float) -> Tensor:
+def shifted_times(steps: int, shift: float = SHIFT) -> Tensor:
     """(steps + 1,) from 1 to 0; `shift` above 1 spends more of the steps on high noise (SD3, 2403.03206, eq. 23)."""
     if shift <= 0:
         raise ValueError(f"a shift of {shift} is not possible: it must be above 0")
@@ -25,9 +29,9 @@ def draw_times(
     shape: tuple[int, ...],
     generator: torch.Generator | None = None,
     *,
-    mean: float = 0.4,
-    deviation: float = 1.0,
-    uniform: float = 0.1,
+    mean: float = 2.0,
+    deviation: float = 1.5,
+    uniform: float = 0.15,
 ) -> Tensor:
     """Noise levels for training, in (0, 1): logit-normal (SD3, 2403.03206), and a share `uniform` of uniform ones.
 

@@ -5,7 +5,7 @@ Shapes: B strips, N tokens, D = 128 width of a token, L text tokens, C channels 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -18,15 +18,16 @@ from torch import Tensor
 
 from phonofilm import checkpoint, latents
 from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE, Audio, Clip, to_native
+from phonofilm.codec.anchor import ENDS, anchor
 from phonofilm.codec.codec import Codec
 from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance
 from phonofilm.diffusion.noise import strip_noise
 from phonofilm.diffusion.sampler import Denoise
 from phonofilm.diffusion.sampler import Progress as Step
 from phonofilm.diffusion.samplers import SAMPLERS
-from phonofilm.diffusion.schedule import shifted_times
+from phonofilm.diffusion.schedule import SHIFT, shifted_times
 from phonofilm.energy import Meter, Receipt
-from phonofilm.engines.engine import Capabilities, Chunk, Hooks, Progress
+from phonofilm.engines.engine import Capabilities, Chunk, Hooks, Progress, join
 from phonofilm.errors import Cancelled, InputError
 from phonofilm.latents import Geometry, Latents
 from phonofilm.media import read, read_audio
@@ -42,12 +43,12 @@ LONGEST = 16  # video latents (4 s) of a strip
 
 @dataclass(frozen=True)
 class Defaults:
-    """Sampler settings where the request leaves them open: those of a smaller trial, not tuned on these weights."""
+    """Sampler settings where the request leaves them open."""
 
     steps: int = 12
     sampler: str = "euler"
     guidance: float = 2.0
-    shift: float = 1.0  # of the time grid
+    shift: float = SHIFT  # of the time grid
 
 
 CAPABILITIES = Capabilities(
@@ -114,10 +115,15 @@ class NativeEngine:
         Raises InputError for what cannot be done, Cancelled within one step of `hooks.cancelled()` turning true.
         """
         self.capabilities.check(request)
-        return self._generate(request, hooks or Hooks())
+        return self._generate(request, hooks or Hooks(), None)
+
+    def make(self, request: Request, given: Mapping[str, Clip]) -> Clip:
+        """One clip, with conditions as native clips by role instead of as files."""
+        self.capabilities.check(request)
+        return join(self._generate(request, Hooks(), given))[0]
 
     @torch.no_grad()
-    def _generate(self, request: Request, hooks: Hooks) -> Iterator[Chunk]:
+    def _generate(self, request: Request, hooks: Hooks, clips: Mapping[str, Clip] | None) -> Iterator[Chunk]:
         with Meter() as meter:
             with meter.stage("load"):
                 _, _, digest = self._model
@@ -126,7 +132,7 @@ class NativeEngine:
                 hooks.notes.append(f"words that the model never saw: {', '.join(unknown)}")
             with meter.stage("condition"):
                 hooks.progress(Progress("condition", 0, 1))
-                given = self._read_conditions(request)
+                given = self._read_conditions(request) if clips is None else dict(clips)
             past: list[Clip] = [given["continue"]] if "continue" in given else []
             if past:
                 yield self._chunk(past[0].frames, past[0].audio.samples if past[0].audio else _silence(past[0]), None)
@@ -310,6 +316,9 @@ class NativeEngine:
         if request.picture:
             yield self.codec.decode(video_z, picture=True).frames, None
             return
+        for edge in ENDS:
+            if edge in given:
+                video_z = anchor(self.codec.video, video_z, torch.from_numpy(given[edge].frames[:1]), edge)
         count = latents.frames_from_latents(made.geometry.latents)
         first = latents.frames_from_latents(keep_from)
         shown = _exactly(given["video"], count).frames if "video" in given else None
@@ -333,10 +342,20 @@ class NativeEngine:
     @torch.no_grad()
     def match(self, prompt: str, clip: Clip) -> float:
         """How well a sentence matches a clip: cosine in [-1, 1]."""
+        return float(self._score([prompt], self._laid_out(clip))[0])
+
+    @torch.no_grad()
+    def match_all(self, prompts: Sequence[str], clips: Sequence[Clip]) -> np.ndarray:
+        """How well each sentence matches each clip, (prompts, clips): cosines in [-1, 1]."""
+        wanted = self.matcher.embed_text(*self._ids(prompts))
+        strips = [self._laid_out(clip) for clip in clips]
+        found = [self.matcher.embed_strip(s.values_BND, s.positions, s.modality) for s in strips]
+        return (wanted @ torch.cat(found).T).cpu().numpy()
+
+    def _laid_out(self, clip: Clip) -> Latents:
         native = to_native(clip)
         count = min(len(native.frames) // 4 * 4, latents.frames_from_latents(LONGEST)) or 4
-        video_z, audio_z = self.codec.encode(_exactly(native, count))
-        return float(self._score([prompt], latents.pack(video_z, audio_z))[0])
+        return latents.pack(*self.codec.encode(_exactly(native, count)))
 
     @torch.no_grad()
     def make_batch(

@@ -159,6 +159,10 @@ def markdown(results: dict[str, Any]) -> str:
         for kind, rows in last["actors"].items():
             cells = [f"{100 * rows[r]['share']:.1f} ({rows[r]['n']})" if r in rows else "" for r in shown]
             lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    if "conditions" in results:
+        from phonofilm.evaluate.conditions import conditions_markdown
+
+        lines += conditions_markdown(results["conditions"])
     return "\n".join(lines) + "\n"
 
 

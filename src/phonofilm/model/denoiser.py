@@ -1,7 +1,11 @@
 """The denoiser: one transformer over text, picture and sound, which predicts the clean strip.
 
-Shapes: B batch, N tokens of the strip, D = 128 width of a token, L text tokens, C channels of the text,
-M = registers + L + N tokens of the stream, W its width, H heads, K channels of a head, R rows of a modulation table.
+Shapes: B batch, N tokens of the strip, D = 128 width of a token, L text tokens, C channels of the text, S = tokens of
+the strip in the stream, M = registers + L + S tokens of the stream, W its width, H heads, K channels of a head, R rows
+of a modulation table.
+
+The stream is shorter than the strip: `fold` video tokens that follow each other at one place (0.5 s) share one token of
+the stream, which costs half of the work; predicting the clean strip, wide tokens do no harm (JiT). Sound keeps its own.
 
 After DiT (2212.09748), JiT's x-prediction (2511.13720), query-key norm (2302.05442), rotary positions (2104.09864),
 registers (2309.16588). What depends on the noise level is a small table in each block over a fixed basis of cosines,
@@ -19,16 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phonofilm.latents import AUDIO_CHANNELS, TOKEN_WIDTH, Geometry
+from phonofilm.latents import AUDIO_CHANNELS, SECONDS_PER_LATENT, TOKEN_WIDTH, Geometry
 
 SHARPEST = 32.0  # largest attention logit
 
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """Sizes of a denoiser. The default is the shipped one: 10.3M parameters."""
+    """Sizes of a denoiser. The default is the shipped one: 6.9M parameters."""
 
-    width: int = 320  # channels of a token in the stream; a multiple of `head`
+    width: int = 256  # channels of a token in the stream; a multiple of `head`
     blocks: int = 8  # transformer blocks
     head: int = 64  # channels of an attention head; half of them (pairs) rotate: 1/2 by time, 1/4 by y, 1/4 by x
     expansion: int = 4  # hidden width of the feed-forward over `width`
@@ -40,18 +44,19 @@ class DenoiserConfig:
     finest: float = 3.0  # radians a token of the fastest rotation over y and x
     coarsest: float = 0.3  # radians a token of the slowest
     roles: int = 2  # what a token is for: 0 a part of the clip, 1 an appended image
+    fold: int = 2  # video tokens in time that share a token of the stream
 
     def __post_init__(self) -> None:
         if self.width % self.head or self.head % 8:
             raise ValueError(f"width {self.width} must be a multiple of head {self.head}, and that a multiple of 8")
-        for name in ("blocks", "expansion", "text_width", "cosines", "roles"):
+        for name in ("blocks", "expansion", "text_width", "cosines", "roles", "fold"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     @property
     def rows(self) -> int:
-        """Rows of a modulation table: the cosines of the picture, those of the sound, and text and registers."""
-        return 2 * self.cosines + 1
+        """Rows of a modulation table: cosines of each folded video token and of the sound, text and registers."""
+        return (self.fold + 1) * self.cosines + 1
 
 
 class Linear(nn.Linear):
@@ -139,7 +144,7 @@ class Denoiser(nn.Module):
         self.config = config = config or DenoiserConfig()
         self.compute = compute or native_type()
         width = config.width
-        self.video_in = Linear(TOKEN_WIDTH, width)
+        self.video_in = Linear(config.fold * TOKEN_WIDTH, width)
         self.audio_in = Linear(AUDIO_CHANNELS, width)
         self.text_in = Linear(config.text_width, width)
         self.registers = nn.Parameter(torch.randn(config.registers, width) * 0.5)
@@ -149,7 +154,7 @@ class Denoiser(nn.Module):
         self.level = Linear(config.rows, width, std=0.1)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.modulation = Linear(config.rows, 2 * width, std=0)
-        self.video_out = Linear(width, TOKEN_WIDTH, std=0)
+        self.video_out = Linear(width, config.fold * TOKEN_WIDTH, std=0)
         self.audio_out = Linear(width, AUDIO_CHANNELS, std=0)
         self._run_block: Callable[..., Tensor] = _run_block
 
@@ -165,39 +170,88 @@ class Denoiser(nn.Module):
         Returns:
             x0_BND float32; 0 in the unused channels of the sound, and whatever on tokens with t = 0.
         """
+        return self.look(x_BND, t_BN, text_BLC, geometry)[0]
+
+    def look(self, x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """`forward`, and what the tokens of the strip are at half depth: x0_BND, h_BSW.
+
+        S are the tokens of the stream: video (`fold` latents in time, y, x), sound, appended images.
+        """
         g, config, dtype, device = geometry, self.config, self.compute, x_BND.device
         B, N, _ = x_BND.shape
         assert N == g.n and t_BN.shape == (B, N), (x_BND.shape, t_BN.shape, g)
         lead = config.registers + text_BLC.shape[1]  # tokens before the strip
-
-        basis_BMR = torch.cat([self._lead_basis(B, lead, device), self._basis(t_BN, g)], dim=1).to(dtype)
-        angle_NJ = self._angles(g.positions().to(device))
-        wave_NK = torch.cat([angle_NJ.cos(), angle_NJ.sin()], dim=-1)
-        role_W = self.role.weight
-        where_NW = self.position(wave_NK) + torch.cat(
-            [role_W[:1].expand(g.n_video + g.n_audio, -1), role_W[1:2].expand(g.n_extra, -1)]
-        )
+        folds = math.ceil(g.latents / config.fold)  # in time
+        video = slice(0, folds * g.n_picture)
+        sound = slice(video.stop, video.stop + g.n_audio)
+        extra = slice(sound.stop, sound.stop + g.n_extra)
 
         x_BND = x_BND.to(dtype)
+        video_BSD, extra_BSD = self._fold(x_BND[:, g.video], folds, g), self._repeat(x_BND[:, g.extra])
+        basis_BMR = torch.cat([self._lead_basis(B, lead, device), self._basis(t_BN, folds, g)], dim=1).to(dtype)
+        angle_SJ = self._angles(self._places(folds, g).to(device))
+        wave_SK = torch.cat([angle_SJ.cos(), angle_SJ.sin()], dim=-1)
+        role_W = self.role.weight
+        where_SW = self.position(wave_SK) + torch.cat(
+            [role_W[:1].expand(sound.stop, -1), role_W[1:2].expand(g.n_extra, -1)]
+        )
+
         audio_BSW = self.audio_in(x_BND[:, g.audio, :AUDIO_CHANNELS])
-        strip_BNW = torch.cat([self.video_in(x_BND[:, g.video]), audio_BSW, self.video_in(x_BND[:, g.extra])], dim=1)
+        strip_BSW = torch.cat([self.video_in(video_BSD), audio_BSW, self.video_in(extra_BSD)], dim=1)
         text_BLW = norm(self.text_in(text_BLC.to(dtype)).float())
         x_BMW = torch.cat(
-            [self.registers.float().expand(B, -1, -1), text_BLW, strip_BNW.float() + where_NW.float()], dim=1
+            [self.registers.float().expand(B, -1, -1), text_BLW, strip_BSW.float() + where_SW.float()], dim=1
         ) + self.level(basis_BMR)
 
-        angle_MJ = F.pad(angle_NJ, (0, 0, lead, 0))  # text and registers have no place: not rotated
+        angle_MJ = F.pad(angle_SJ, (0, 0, lead, 0))  # text and registers have no place: not rotated
         cos_MK = angle_MJ.cos().repeat(1, 2)
         sin_MK = torch.cat([-angle_MJ.sin(), angle_MJ.sin()], dim=-1)
         run: Callable[..., Tensor] = self._run_block if self.training else _run_block
-        for block in self.blocks:
+        half_BSW = x_BMW
+        for k, block in enumerate(self.blocks):
             x_BMW = run(block, x_BMW, basis_BMR, cos_MK, sin_MK)
+            if k == (config.blocks - 1) // 2:
+                half_BSW = x_BMW[:, lead:]
 
         scale, shift = self.modulation(basis_BMR[:, lead:]).chunk(2, dim=-1)
-        h_BNW = (norm(x_BMW[:, lead:]) * (1 + scale) + shift).to(dtype)
-        audio_BSD = F.pad(self.audio_out(h_BNW[:, g.audio]), (0, TOKEN_WIDTH - AUDIO_CHANNELS))
-        out = [self.video_out(h_BNW[:, g.video]), audio_BSD, self.video_out(h_BNW[:, g.extra])]
-        return torch.cat(out, dim=1).float()
+        h_BSW = (norm(x_BMW[:, lead:]) * (1 + scale) + shift).to(dtype)
+        audio_BSD = F.pad(self.audio_out(h_BSW[:, sound]), (0, TOKEN_WIDTH - AUDIO_CHANNELS))
+        images_BSD = self.video_out(h_BSW[:, extra])[..., :TOKEN_WIDTH]
+        out = [self._unfold(self.video_out(h_BSW[:, video]), folds, g), audio_BSD, images_BSD]
+        return torch.cat(out, dim=1).float(), half_BSW
+
+    # --- between strip and stream -----------------------------------------------------------------------------------
+    def _fold(self, x_BND: Tensor, folds: int, g: Geometry) -> Tensor:
+        """Video tokens (B, N, D) that share a token of the stream side by side: (B, S, fold D).
+
+        Where the last ones are too few, the last latent in time stands for those that are missing.
+        """
+        B, _, D = x_BND.shape
+        if not folds:
+            return x_BND.new_zeros(B, 0, self.config.fold * D)
+        x = x_BND.view(B, g.latents, g.n_picture, D)
+        missing = folds * self.config.fold - g.latents
+        if missing:
+            x = torch.cat([x, x[:, -1:].expand(-1, missing, -1, -1)], dim=1)
+        x = x.view(B, folds, self.config.fold, g.n_picture, D).transpose(2, 3)
+        return x.reshape(B, folds * g.n_picture, self.config.fold * D)
+
+    def _unfold(self, x_BSD: Tensor, folds: int, g: Geometry) -> Tensor:
+        """Inverse of `_fold`."""
+        B, fold = len(x_BSD), self.config.fold
+        x = x_BSD.view(B, folds, g.n_picture, fold, TOKEN_WIDTH).transpose(2, 3)
+        return x.reshape(B, folds * fold * g.n_picture, TOKEN_WIDTH)[:, : g.n_video]
+
+    def _repeat(self, x_BND: Tensor) -> Tensor:
+        """A single image as the `fold` equal latents that it would be in a clip: (B, N, fold D)."""
+        return x_BND.repeat(1, 1, self.config.fold)
+
+    def _places(self, folds: int, g: Geometry) -> Tensor:
+        """(S, 3): seconds, y, x of the tokens of the stream; the middle of what they cover."""
+        places_N3 = g.positions()
+        video_N3 = places_N3[g.video].view(g.latents, g.n_picture, 3)[:: self.config.fold].reshape(-1, 3).clone()
+        video_N3[:, 0] += (self.config.fold - 1) / 2 * SECONDS_PER_LATENT
+        return torch.cat([video_N3, places_N3[g.video.stop :]])
 
     def bind(self, text_BLC: Tensor, geometry: Geometry) -> Callable[[Tensor, Tensor], Tensor]:
         """What samplers take: (x_BND, t_BN) → x0_BND, for this text and geometry."""
@@ -217,18 +271,24 @@ class Denoiser(nn.Module):
         """Weights that each token of the stream is multiplied with."""
         return sum(p.numel() for p in self.blocks.parameters())
 
-    def training_flops(self, batch: int, tokens: int, text: int) -> float:
+    def stream(self, geometry: Geometry, text: int) -> int:
+        """Tokens of the stream, with `text` ones of text."""
+        folded = math.ceil(geometry.latents / self.config.fold) * geometry.n_picture
+        return self.config.registers + text + folded + geometry.n_audio + geometry.n_extra
+
+    def training_flops(self, batch: int, geometry: Geometry, text: int) -> float:
         """Model FLOPs of a training step: 6 x parameters x tokens, and the products of attention, of the blocks."""
-        M = self.config.registers + text + tokens
+        M = self.stream(geometry, text)
         return 6.0 * batch * M * self.block_parameters + 12.0 * batch * self.config.blocks * M * M * self.config.width
 
-    def _basis(self, t_BN: Tensor, g: Geometry) -> Tensor:
-        """(B, N, R): cos(pi k t) in the columns of the token's modality."""
-        k = torch.arange(self.config.cosines, device=t_BN.device)
-        waves = torch.cos(math.pi * k * t_BN[..., None].float())
-        video, sound = waves[:, g.video], waves[:, g.audio]
-        K, extra = self.config.cosines, waves[:, g.extra]
-        return torch.cat([F.pad(video, (0, K + 1)), F.pad(sound, (K, 1)), F.pad(extra, (0, K + 1))], dim=1)
+    def _basis(self, t_BN: Tensor, folds: int, g: Geometry) -> Tensor:
+        """(B, S, R): cos(pi k t) in the columns of the token's modality; video has columns for each of its levels."""
+        K, fold = self.config.cosines, self.config.fold
+        waves = torch.cos(math.pi * torch.arange(K, device=t_BN.device) * t_BN[..., None].float())
+        video_BSR, extra_BSR = self._fold(waves[:, g.video], folds, g), self._repeat(waves[:, g.extra])
+        return torch.cat(
+            [F.pad(video_BSR, (0, K + 1)), F.pad(waves[:, g.audio], (fold * K, 1)), F.pad(extra_BSR, (0, K + 1))], dim=1
+        )
 
     def _lead_basis(self, batch: int, lead: int, device: torch.device) -> Tensor:
         return F.one_hot(torch.full((batch, lead), self.config.rows - 1, device=device), self.config.rows).float()

@@ -107,6 +107,12 @@ class TextEncoder(nn.Module):
         self.load_state_dict(other.state_dict())
 
 
+def trim(ids_BL: Tensor, mask_BL: Tensor, multiple: int = 8) -> tuple[Tensor, Tensor]:
+    """Leave out padding that no row needs; the length stays a multiple of `multiple`, to meet few shapes."""
+    longest = -(-int(mask_BL.sum(1).max()) // multiple) * multiple
+    return ids_BL[:, :longest], mask_BL[:, :longest]
+
+
 def drop_text(ids_BL: Tensor, mask_BL: Tensor, drop_B: Tensor) -> tuple[Tensor, Tensor]:
     """Replace the rows where `drop_B` (bool) is true by the empty prompt, for classifier-free guidance (2207.12598)."""
     empty_L = torch.full_like(ids_BL[0], PAD)

@@ -6,6 +6,7 @@ Shapes: B clips, T frames, H height, W width, N samples, K actors, C channels.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from phonofilm import checkpoint
 from phonofilm.codec.audio import AudioCodec, AudioCodecConfig, audio_loss
 from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND
-from phonofilm.codec.video import VideoCodec, VideoCodecConfig, video_loss
+from phonofilm.codec.video import VideoCodec, VideoCodecConfig, half_whitened, video_loss
 from phonofilm.files import replacing
 
 SIZES = ((128, 128), (96, 160), (160, 96))
@@ -139,6 +140,8 @@ class _Run(Generic[Model]):
         matrices: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
         for key, p in model.named_parameters():
+            if not p.requires_grad:
+                continue
             plain = p.ndim > 1 and p.flatten(1).shape[1] > 16 and "base" not in key and "decoder.leave" not in key
             (matrices if plain else rest).append(p)
         self.optimizers = [Muon(matrices, recipe.lr), torch.optim.AdamW(rest, recipe.lr, (0.9, 0.99), weight_decay=0.0)]
@@ -168,7 +171,7 @@ class _Run(Generic[Model]):
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
-        recipe, parameters = self.recipe, list(self.model.parameters())
+        recipe, parameters = self.recipe, [p for p in self.model.parameters() if p.requires_grad]
         curves = SummaryWriter(str(self.out / "curves" / self.name))
         bar = tqdm(total=1000, initial=round(1000 * self.progress), desc=self.name, unit="‰", mininterval=5)
         saved = last = time.monotonic()
@@ -346,8 +349,68 @@ def train_video(
     recipe, out, device = recipe or VideoTraining(), Path(out), torch.device(device)
     torch.manual_seed(recipe.seed)
     model = VideoCodec(config).to(device)
-    run = _Run("video-codec", model, recipe, out, device)
     pool = FilmPool(films, recipe.pool, recipe.fresh, device)
+    run = _Run("video-codec", model, recipe, out, device)
+    _train_pictures(run, pool, progress)
+    raws = []
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+        for k in range(24):
+            generator = torch.Generator().manual_seed(k)
+            true, _ = draw_crops(pool, run.step, replace(recipe, batch=16), generator, True)
+            raws.append(model.encoder(true).float().flatten(0, -2))
+    mean, basis = half_whitened(torch.cat(raws))
+    model.mean.copy_(mean)
+    model.basis.copy_(basis)
+    save_codec(model, out / VIDEO_FILE, VIDEO_KIND)
+    return model
+
+
+def train_decoder(
+    films: Films,
+    out: str | Path,
+    recipe: VideoTraining | None = None,
+    config: VideoCodecConfig | None = None,
+    device: str | torch.device = "cpu",
+) -> VideoCodec:
+    """Go on with the decoder of `out`/video-codec.safetensors alone, so that latents made by it stay valid.
+
+    config: its decoder may have more blocks than the one that is there; those begin as identities. What is found in
+    `out`/video-decoder.state is gone on with. Raises ValueError if the decoder there does not fit into the wanted one.
+    """
+    recipe, out, device = recipe or VideoTraining(), Path(out), torch.device(device)
+    stored = checkpoint.load(out / VIDEO_FILE, kind=VIDEO_KIND)
+    torch.manual_seed(recipe.seed)
+    model = VideoCodec(config).to(device)
+    grow(model, stored.tensors)
+    for parameter in model.encoder.parameters():
+        parameter.requires_grad_(False)
+    pool = FilmPool(films, recipe.pool, recipe.fresh, device)
+    _train_pictures(_Run("video-decoder", model, recipe, out, device), pool, None)
+    save_codec(model, out / VIDEO_FILE, VIDEO_KIND)
+    return model
+
+
+@torch.no_grad()
+def grow(model: VideoCodec, weights: Mapping[str, Tensor]) -> None:
+    """Fill a codec with the weights of one with fewer blocks; its further blocks do nothing yet.
+
+    Raises ValueError naming a weight that fits nowhere.
+    """
+    own = model.state_dict()
+    for name, value in weights.items():
+        if name not in own or own[name].shape != value.shape:
+            raise ValueError(f"{name} {tuple(value.shape)} has no place in {model.config}")
+        own[name].copy_(value)
+    for name in own.keys() - weights.keys():
+        if name.endswith(("second.weight", "second.bias")):
+            own[name].zero_()
+        elif not re.search(r"\.(low|middle|high)\.\d+\.", name):
+            raise ValueError(f"{name} of {model.config} is in no block, and has no weights to begin with")
+
+
+def _train_pictures(run: _Run[VideoCodec], pool: FilmPool, progress: Callable[[float], None] | None) -> None:
+    model, recipe, device = run.model, run.recipe, run.device
+    assert isinstance(recipe, VideoTraining)
 
     def loss(run: _Run[VideoCodec]) -> tuple[Tensor, Mapping[str, Tensor]]:
         generator = run.generator()
@@ -362,20 +425,6 @@ def train_video(
         return value + recipe.latent_l2 * raw.square().mean(), {**parts, "psnr": psnr, "latent_std": raw.std()}
 
     run.go(loss, lambda model: video_sheet(model, pool, recipe))
-    raws = []
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-        for k in range(24):
-            generator = torch.Generator().manual_seed(k)
-            true, _ = draw_crops(pool, run.step, replace(recipe, batch=16), generator, True)
-            raws.append(model.encoder(true).float().flatten(0, -2))
-    _normalise(model, torch.cat(raws))
-    save_codec(model, out / VIDEO_FILE, VIDEO_KIND)
-    return model
-
-
-def _normalise(model: VideoCodec | AudioCodec, raw_MC: Tensor) -> None:
-    model.mean.copy_(raw_MC.mean(0))
-    model.std.copy_(raw_MC.std(0).clamp(min=1e-3))
 
 
 def save_codec(model: VideoCodec | AudioCodec, path: Path, kind: str) -> str:
@@ -467,8 +516,9 @@ def train_audio(
 
     run.go(loss, sheet)
     with torch.no_grad():
-        raws = [model.encode_raw(draw(k, run.generator(salt=3))).flatten(0, 1) for k in range(16)]
-    _normalise(model, torch.cat(raws))
+        raw_MC = torch.cat([model.encode_raw(draw(k, run.generator(salt=3))).flatten(0, 1) for k in range(16)])
+    model.mean.copy_(raw_MC.mean(0))
+    model.std.copy_(raw_MC.std(0).clamp(min=1e-3))
     save_codec(model, out / AUDIO_FILE, AUDIO_KIND)
     return model
 

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from phonofilm import checkpoint
 from phonofilm.errors import CheckpointError, PhonofilmError
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig
-from phonofilm.text.encoder import TextEncoder, TextEncoderConfig, drop_text
+from phonofilm.text.encoder import TextEncoder, TextEncoderConfig, drop_text, trim
+from phonofilm.train.alignment import Alignment, token_weights
 from phonofilm.train.optim import Average, Optimizers
 from phonofilm.train.schedule import Clock, Plan, bucket
 from phonofilm.train.tasks import Batch, Question, Tasks, ask, error, mean_error
@@ -35,7 +36,7 @@ STATE: Final = "denoiser.state"  # where the training stands
 PREDECAY: Final = "denoiser.predecay"  # where it stood before the learning rate began to fall
 WEIGHTS: Final = "denoiser.safetensors"  # the averaged weights, bfloat16, "denoiser." and "text." before the names
 KIND: Final = "denoiser"
-_EDGES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the noise levels by which the loss is shown
+_EDGES: Final = (0.0, 0.5, 0.75, 0.9, 0.97, 1.0)  # of the noise levels by which the loss is shown
 
 
 class Encodes(Protocol):
@@ -56,6 +57,8 @@ class DenoiserTraining:
     tasks: Tasks = field(default_factory=Tasks)
     accumulate: int = 2  # batches a step: on two cores 64 clips at once were 1.2x slower than 32, for each clip
     audio_weight: float = 0.5  # of the sound's mean error beside the picture's
+    truth_weight: float = 0.1  # of the cross-entropy by which half depth is aligned with truth, where there is truth
+    actor_weight: float = 3.0  # of errors in tokens that show an actor, less 1
     muon_rate: float = 0.02  # peak learning rate of the blocks' matrices
     muon_decay: float = 0.01  # their weight decay
     adamw_rate: float = 2e-3  # peak learning rate of all else
@@ -77,12 +80,11 @@ class Generator(nn.Module):
         self.text = TextEncoder(text)
         self.denoiser = Denoiser(denoiser, compute=compute)
 
-    def forward(self, question: Question, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """The answer x0_BND to a question."""
+    def forward(self, question: Question, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The answer x0_BND to a question, the strip's tokens at half depth (see `Denoiser.look`), and text_BLC."""
         with self.autocast(ids_BL.device):
             text_BLC = self.text(ids_BL, mask_BL)
-        answer_BND: Tensor = self.denoiser(question.x_BND, question.t_BN, text_BLC, question.geometry)
-        return answer_BND
+        return *self.denoiser.look(question.x_BND, question.t_BN, text_BLC, question.geometry), text_BLC
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         compute = self.denoiser.compute
@@ -145,10 +147,13 @@ class _Run:
             self.model = Generator(config.denoiser, text, compute)
         if text_start is not None:
             self.model.text.warm_start(text_start)
+        self.alignment = Alignment(config.denoiser.width, config.denoiser.fold, text.width)
         self.model.to(device).train()
+        self.alignment.to(device)
         self.optimizers = Optimizers(
             self.model, muon_rate=config.muon_rate, muon_decay=config.muon_decay, adamw_rate=config.adamw_rate
         )
+        self.readers = torch.optim.AdamW(self.alignment.parameters(), lr=config.adamw_rate, weight_decay=0.0)
         self.average = Average(self.model, config.average)
         self.step = 0
         self.clock = Clock()
@@ -174,6 +179,8 @@ class _Run:
         if state["model"] != model:
             raise CheckpointError(f"{path}: is of another model, {state['model']}; asked for is {model}")
         self.model.load_state_dict(state["weights"])
+        self.alignment.load_state_dict(state["alignment"])
+        self.readers.load_state_dict(state["readers"])
         self.optimizers.load_state_dict(state["optimizers"])
         self.average.load_state_dict(state["average"])
         self.step = int(state["step"])
@@ -187,6 +194,8 @@ class _Run:
             "step": self.step,
             "seconds": self.clock.seconds,
             "weights": self.model.state_dict(),
+            "alignment": self.alignment.state_dict(),
+            "readers": self.readers.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "average": self.average.state_dict(),
         }
@@ -258,23 +267,41 @@ class _Run:
             draw = torch.Generator().manual_seed((config.seed << 32) + self.step * config.accumulate + i)
             question = ask(batch, config.tasks, draw, self.device)
             ids_BL, mask_BL = self.tokenizer.encode(batch["captions"])
-            ids_BL, mask_BL = drop_text(ids_BL, mask_BL, question.untold_B)
-            answer_BND = self.model(question, ids_BL.to(self.device), mask_BL.to(self.device))
+            ids_BL, mask_BL = drop_text(*trim(ids_BL, mask_BL), question.untold_B)
+            ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
+            answer_BND, half_BPW, text_BLC = self.model(question, ids_BL, mask_BL)
             error_BN = error(answer_BND, question)
             g = question.geometry
-            video, audio = mean_error(error_BN, question, g.video), mean_error(error_BN, question, g.audio)
-            loss = video + config.audio_weight * audio
+            weight_BN = token_weights(batch, g, config.actor_weight)
+            if weight_BN is not None:
+                weight_BN = weight_BN.to(self.device)
+            video = mean_error(error_BN, question, g.video, weight_BN)
+            audio = mean_error(error_BN, question, g.audio)
+            aligned, known = self.alignment(half_BPW, batch, g, question.learn_BN, question.t_BN)
+            if "told" in batch:
+                told_BA, untold_B = batch["told"].to(self.device), question.untold_B.to(self.device)
+                read, right = self.alignment.read(text_BLC, mask_BL, told_BA, untold_B)
+                aligned, known = aligned + read, known | right
+            loss = video + config.audio_weight * audio + config.truth_weight * aligned
             (loss / config.accumulate).backward()
             if not math.isfinite(float(loss.detach())):
                 raise PhonofilmError(f"the loss is {float(loss.detach())} at step {self.step}: lower the learning rate")
             for name, value in _points(question, error_BN.detach(), loss, video, audio).items():
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + 1
+            for name, share in known.items():
+                sums[f"truth/{name}"] = sums.get(f"truth/{name}", 0.0) + float(share)
+                counts[f"truth/{name}"] = counts.get(f"truth/{name}", 0) + 1
             B, L = ids_BL.shape
-            flops += self.model.denoiser.training_flops(B, g.n, L)
-            tokens += B * (g.n + L + config.denoiser.registers)
+            flops += self.model.denoiser.training_flops(B, g, L)
+            tokens += B * self.model.denoiser.stream(g, L)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimizers.step(config.plan.rate(self.step, self.clock.seconds))
+        rate = config.plan.rate(self.step, self.clock.seconds)
+        self.optimizers.step(rate)
+        for group in self.readers.param_groups:
+            group["lr"] = rate * config.adamw_rate
+        self.readers.step()
+        self.readers.zero_grad(set_to_none=True)
         self.average.update()
         points = {name: total / counts[name] for name, total in sums.items()}
         return {**points, "gradient": float(norm)}, flops, tokens

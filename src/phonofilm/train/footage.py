@@ -21,6 +21,7 @@ from phonofilm.codec.codec import Codec
 from phonofilm.data.cache import LatentCache
 from phonofilm.data.folder import Folder
 from phonofilm.errors import InputError, PhonofilmError
+from phonofilm.train.alignment import claimed, truth_maps
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +89,8 @@ def _film_groups(
     for group in groups[len(cache) :]:
         name, seconds = group_plan(group)
         seeds = [seed * 1_000_000_007 + group * GROUP + k for k in range(GROUP)]
-        shot = take(seeds, "train", seconds, FORMATS[name], codec.device, truth=False)
-        tensors = encode_batch(codec, shot.frames, shot.audio)
+        shot = take(seeds, "train", seconds, FORMATS[name], codec.device)
+        tensors = encode_batch(codec, shot.frames, shot.audio) | truth_maps(shot)
         cache.append(tensors, [{"seed": s, "seconds": seconds} for s in seeds])
         if done is not None:
             done(len(cache))
@@ -162,7 +163,8 @@ class Footage:
             step += 1
 
     def at(self, step: int) -> dict[str, Any]:
-        """The batch of a step: latents float32, captions, has_audio (B,)."""
+        """The batch of a step: latents float32, captions, has_audio (B,); of the playhouse also `truth_maps`, and
+        told (B, A), what the captions claim."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         bucket = self.buckets[int(torch.multinomial(self.weights, 1, generator=generator))]
         shape = bucket.tensors["video_z"].shape
@@ -170,19 +172,27 @@ class Footage:
         count = max(1, min(round(self.batch * TOKENS / tokens / 4) * 4 or self.batch, 2 * self.batch))
         rows = torch.randint(len(bucket.about), (count,), generator=generator)
         draws = torch.randint(2**31, (count,), generator=generator).tolist()
-        batch: dict[str, Any] = {name: z[rows].float() for name, z in bucket.tensors.items()}
+        batch: dict[str, Any] = {
+            name: z[rows].float() if z.is_floating_point() else z[rows] for name, z in bucket.tensors.items()
+        }
         about = [bucket.about[i] for i in rows.tolist()]
-        batch["captions"] = [caption_of(a, draw) for a, draw in zip(about, draws, strict=True)]
+        told = [tell(a, draw) for a, draw in zip(about, draws, strict=True)]
+        batch["captions"] = [caption for caption, _ in told]
+        claims = [numbers for _, numbers in told if numbers is not None]
+        if len(claims) == len(told):
+            batch["told"] = torch.tensor(claims)
         batch["has_audio"] = torch.tensor([bool(a.get("has_audio", True)) for a in about])
         batch.setdefault("audio_z", None)
         return batch
 
 
-def caption_of(about: dict[str, Any], draw: int) -> str:
-    """The caption of a folder's clip, or one of the many wordings of a playhouse scene."""
+def tell(about: dict[str, Any], draw: int) -> tuple[str, list[int] | None]:
+    """The caption of a folder's clip, or one of the many wordings of a playhouse scene and what it claims."""
     if "caption" in about:
-        return str(about["caption"])
-    from phonofilm.playhouse.captions import describe
+        return str(about["caption"]), None
+    from phonofilm.playhouse.captions import describe_with_claims
     from phonofilm.playhouse.casting import draw_scene
 
-    return describe(draw_scene(about["seed"], "train", seconds=about["seconds"]), draw)
+    scene = draw_scene(about["seed"], "train", seconds=about["seconds"])
+    caption, claims = describe_with_claims(scene, draw)
+    return caption, claimed(scene, claims)

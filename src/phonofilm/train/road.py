@@ -27,6 +27,7 @@ from phonofilm.train.codec import (
     playhouse_films,
     playhouse_sounds,
     train_audio,
+    train_decoder,
     train_video,
 )
 from phonofilm.train.denoiser import DenoiserTraining, Generator, Sheet, train_denoiser
@@ -57,9 +58,11 @@ class Preset:
 def playhouse_cpu() -> Preset:
     """What two cores do in at most eight hours in all."""
     return Preset(
-        video=VideoTraining(seconds=1500, fresh=0.25), audio=AudioTraining(seconds=600),
-        text=TextTraining(), text_seconds=900, denoiser=DenoiserTraining(Plan(hours=6.0), accumulate=1), batch=32,
-        clips=20_000, text_clips=4_000,
+        video=VideoTraining(seconds=3600, lr=2e-3, fresh=0.25, actors=0.75, box_weight=6.0, whole=0.85),
+        audio=AudioTraining(seconds=1080),
+        text=TextTraining(), text_seconds=900,
+        denoiser=DenoiserTraining(Plan(hours=5.5, decay=0.25), accumulate=1), batch=32,
+        clips=16_000, text_clips=4_000,
     )  # fmt: skip
 
 
@@ -103,7 +106,8 @@ def train(
     hours: float | None = None,
     clips: int | None = None,
 ) -> None:
-    """Train "codec", "text" or "denoiser" into `out`; each needs what stands before it.
+    """Train "codec", "text" or "denoiser" into `out`; each needs what stands before it. "decoder" goes on with the
+    picture's decoder alone, at any time: latents, matcher and denoiser stay valid.
 
     folder: captioned clips instead of the playhouse (text and denoiser). hours, clips: instead of the preset's.
     Raises InputError when something is missing.
@@ -126,6 +130,10 @@ def train(
             raise InputError(
                 f"{out / file} is missing: run `phonofilm train codec --preset {preset} --out {out}` first"
             )
+    if what == "decoder":
+        films = p.video if hours is None else replace(p.video, seconds=3600 * hours, steps=None)
+        train_decoder(playhouse_films(device=device), out, films, p.models.get("video"), device)
+        return
     codec = Codec.load(out, device)
     if what == "text":
         footage = _footage(codec, out, folder, clips or p.text_clips, 64 if preset != "smoke" else 4)
@@ -160,14 +168,14 @@ def _sheet(out: Path, codec: Codec, tokenizer: Tokenizer) -> Sheet:
         from phonofilm import latents, media
         from phonofilm.diffusion.euler import Euler
         from phonofilm.diffusion.noise import strip_noise
-        from phonofilm.diffusion.schedule import uniform_times
+        from phonofilm.diffusion.schedule import shifted_times
 
         geometry = latents.Geometry.of_clip(128, 128, 3.0)
         seeds = list(range(len(prompts)))
         noise = strip_noise(seeds, geometry, codec.device)
         ids, mask = (x.to(codec.device) for x in tokenizer.encode(prompts))
         denoise = model.denoiser.bind(model.text(ids, mask).float(), geometry)
-        made = Euler()(denoise, noise, torch.ones_like(noise[..., 0]), uniform_times(8))
+        made = Euler()(denoise, noise, torch.ones_like(noise[..., 0]), shifted_times(12))
         strip = latents.Latents(made, geometry, torch.zeros_like(noise[..., 0]))
         video_z, audio_z, _ = latents.unpack(strip)
         assert video_z is not None and audio_z is not None

@@ -27,19 +27,19 @@ class Tasks:
     """How often what is given, and how the noise levels are drawn. Shares lie in [0, 1]."""
 
     # for a whole batch, since they change its geometry; they need stills
-    picture: float = 0.06  # a single image is to be made, without sound
-    first: float = 0.2  # the first image is given, appended
-    last: float = 0.12  # the last image is given, appended; with the first one or without
+    picture: float = 0.04  # a single image is to be made, without sound
+    first: float = 0.14  # the first image is given, appended
+    last: float = 0.1  # the last image is given, appended; with the first one or without
     # for each sample; at most one of them
-    continuation: float = 0.12  # the beginning is given, picture and sound
-    video: float = 0.08  # the picture is given, the sound is to be made
-    audio: float = 0.08  # the sound is given, the picture is to be made
+    continuation: float = 0.1  # the beginning is given, picture and sound
+    video: float = 0.06  # the picture is given, the sound is to be made
+    audio: float = 0.06  # the sound is given, the picture is to be made
     shortest: int = 2  # video latents at least that a continuation sees; at most half of the clip
     # noise
     shared: float = 0.5  # share of samples whose picture and sound have one noise level; else two are drawn
-    mean: float = 0.4  # of logit(t)
-    deviation: float = 1.0
-    uniform: float = 0.1  # share of uniform noise levels
+    mean: float = 2.0  # of logit(t); a strip is long and its numbers alike, so that much shows through much noise
+    deviation: float = 1.5
+    uniform: float = 0.15  # share of uniform noise levels
     untold: float = 0.1  # share of samples whose text is dropped
 
     def __post_init__(self) -> None:
@@ -112,9 +112,12 @@ def error(answer_BND: Tensor, question: Question, floor: float = 0.2) -> Tensor:
     return square_BN * question.learn_BN / question.t_BN.clamp(min=floor).square()
 
 
-def mean_error(error_BN: Tensor, question: Question, tokens: slice) -> Tensor:
-    """Mean of `error` over those of the `tokens` that are learnt; 0 if there are none."""
-    return error_BN[:, tokens].sum() / question.learn_BN[:, tokens].sum().clamp(min=1)
+def mean_error(error_BN: Tensor, question: Question, tokens: slice, weight_BN: Tensor | None = None) -> Tensor:
+    """Mean of `error`, weighted if so wished, over those of the `tokens` that are learnt; 0 if there are none."""
+    learn_BN = question.learn_BN
+    if weight_BN is not None:
+        error_BN, learn_BN = error_BN * weight_BN, learn_BN * weight_BN
+    return error_BN[:, tokens].sum() / learn_BN[:, tokens].sum().clamp(min=1)
 
 
 def _lay_out(batch: Batch, tasks: Tasks, draw: torch.Generator) -> tuple[Latents, Tensor]:

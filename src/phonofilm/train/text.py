@@ -22,6 +22,7 @@ from torch import Tensor
 
 from phonofilm import checkpoint
 from phonofilm.latents import AUDIO, Latents, pack
+from phonofilm.text.encoder import trim
 from phonofilm.text.matcher import Matcher, MatcherConfig, contrastive_loss, recall_at_1
 from phonofilm.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -51,6 +52,7 @@ class TextTraining:
     clip: float = 1.0  # norm of the gradient
     ema: float = 0.998  # decay of the averaged weights that are kept
     clean: float = 0.4  # share of strips without noise; the others are noised up to MatcherConfig.noise_max
+    shown: float = 0.5  # share of the picture's tokens that a step shows, drawn anew each time (FLIP, 2212.00794)
     one_modality: float = 0.2  # share of steps that show picture alone; as many have sound alone
     save_seconds: float = 120.0  # between two saved states
     eval_steps: int = 500  # between two evaluations
@@ -155,20 +157,23 @@ def training_loss(
     x_BND = torch.lerp(latents.values_BND, noise_BND, t_B[:, None, None])
     rng = random.Random(recipe.seed * 1_000_003 + step)
     view = draw_view(latents, keep_BN, recipe.one_modality, rng.random())
+    chance = torch.rand(latents.geometry.n, generator=generator).to(device)
+    seen = torch.arange(len(chance), device=device)[view]
+    seen = seen[(chance[seen] < recipe.shown) | (latents.modality[seen] == AUDIO)]
 
     captions = list(batch["captions"])
     wrong = list(batch["wrong"]) if "wrong" in batch else [almost(caption, rng) for caption in captions]
     wrong_BK = torch.tensor([text is not None for text in wrong], device=device)[:, None]
     encoded = tokenizer.encode(captions + [text or "" for text in wrong])
-    ids_BL, mask_BL = (tensor.to(device) for tensor in encoded)
+    ids_BL, mask_BL = (tensor.to(device) for tensor in trim(*encoded))
     with _autocast(recipe.bf16, device):
         text_QE = matcher.embed_text(ids_BL, mask_BL)
         strip_BE = matcher.embed_strip(
-            x_BND[:, view],
-            latents.positions[view],
-            latents.modality[view],
+            x_BND[:, seen],
+            latents.positions[seen],
+            latents.modality[seen],
             t_B,
-            None if keep_BN is None else keep_BN[:, view],
+            None if keep_BN is None else keep_BN[:, seen],
         )
     same_BB = (ids_BL[:B, None] == ids_BL[None, :B]).all(-1)
     return contrastive_loss(text_QE[:B], strip_BE, matcher.scale, same_BB, text_QE[B:, None], wrong_BK)

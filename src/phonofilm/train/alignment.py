@@ -1,0 +1,236 @@
+"""Truth as a teacher: what the denoiser's tokens should know at half depth, and where its errors matter most.
+
+Representation alignment (REPA, 2410.06940) speeds up the training of diffusion transformers by asking the features of
+half depth for those of a pretrained network. The playhouse knows better than any network: which actor of which colour
+covers each latent, what is heard in each column of sound, what a caption claims. Linear heads, dropped after training,
+read it off the tokens, and the claims off the text encoder. At high noise only the text can tell what is to be seen, so
+that the text is learnt early.
+
+Shapes: B clips, T video latents in time, H x W latents, S columns of sound; P tokens of the stream, W their width;
+L text tokens, C their width, A attributes of a scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phonofilm.latents import (
+    COLUMNS_PER_LATENT,
+    FRAMES_PER_LATENT,
+    PATCH,
+    PIXELS_PER_LATENT,
+    SECONDS_PER_COLUMN,
+    Geometry,
+)
+from phonofilm.playhouse.playhouse import Take
+from phonofilm.playhouse.scene import (
+    ACTS,
+    CAMERAS,
+    COLOURS,
+    DIRECTIONS,
+    FLOORS,
+    KINDS,
+    LIGHTS,
+    MATERIALS,
+    MAX_COUNT,
+    SIZES,
+    SPEEDS,
+    Scene,
+)
+from phonofilm.playhouse.speech import WORDS
+
+EVENTS: Final = ("impact", "knock", "strike", "ring", "tick", "chirp")
+SUSTAINS: Final = ("roll", "scrape", "engine", "rain")
+HEARD: Final = (*EVENTS, *SUSTAINS)  # flags of a column of sound; after them comes the word, 0 for none
+QUIET: Final = 0.08  # level of a sustained sound under which it does not count
+BLIND: Final = 0.95  # noise level from which on the strip itself tells little
+COVER: Final = 0.2  # share of a latent (4 frames, 16 x 16 pixels) that an actor must cover to be its actor
+
+
+OF_ACTOR: Final[dict[str, tuple[Any, ...]]] = {
+    "kind": KINDS, "act": tuple(sorted({act for acts in ACTS.values() for act in acts})), "colour": COLOURS,
+    "size": SIZES, "material": MATERIALS, "direction": DIRECTIONS, "speed": SPEEDS,
+    "count": tuple(range(1, MAX_COUNT + 1)), "word": WORDS,
+}  # fmt: skip
+CLAIMS: Final[dict[str, tuple[Any, ...]]] = {
+    **{f"{slot}.{name}": values for slot in (0, 1) for name, values in OF_ACTOR.items()},
+    "floor": FLOORS, "light": LIGHTS, "camera": CAMERAS,
+}  # fmt: skip
+"""What a caption may claim, and the values that each may have."""
+
+
+def claimed(scene: Scene, claims: frozenset[str]) -> list[int]:
+    """For each of CLAIMS the number (1..) of the value that a caption claims of the scene, 0 where it does not."""
+    found = []
+    for name, values in CLAIMS.items():
+        if name not in claims:
+            found.append(0)
+            continue
+        slot, _, attribute = name.rpartition(".")
+        found.append(values.index(getattr(scene.actors[int(slot)] if slot else scene, attribute)) + 1)
+    return found
+
+
+def truth_maps(shot: Take) -> dict[str, Tensor]:
+    """What is where, for each latent of filmed clips, uint8.
+
+    Returns:
+        seen (B, 2, T, H, W): kind of the actor (1.., 0 for none; index in KINDS plus 1) and its colour (likewise).
+        heard (B, S, len(HEARD) + 1): flags, and the spoken word (1.., 0 for none; index in WORDS plus 1).
+    """
+    B, frames, height, width, _ = shot.frames.shape
+    T = frames // FRAMES_PER_LATENT
+    seen = np.zeros((B, 2, T, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT), np.uint8)
+    heard = np.zeros((B, T * COLUMNS_PER_LATENT, len(HEARD) + 1), np.uint8)
+    for b, (play, sights) in enumerate(zip(shot.performances, shot.sights, strict=True)):
+        most = np.full(seen.shape[2:], COVER)
+        for actor, sight in zip(play.scene.actors, sights, strict=True):
+            cover = _cover(sight.box, *seen.shape[3:]).reshape(T, FRAMES_PER_LATENT, *seen.shape[3:]).mean(1)
+            here = cover > most
+            most = np.where(here, cover, most)
+            seen[b, 0][here] = KINDS.index(actor.kind) + 1
+            seen[b, 1][here] = COLOURS.index(actor.colour) + 1 if actor.colour else 0
+        _listen(heard[b], play)
+    return {"seen": torch.from_numpy(seen), "heard": torch.from_numpy(heard)}
+
+
+def _cover(box_T4: np.ndarray[Any, Any], rows: int, columns: int) -> np.ndarray[Any, Any]:
+    """(T, rows, columns): share of each latent's square that a box covers."""
+    box = np.nan_to_num(box_T4.astype(float), nan=-1.0) / PIXELS_PER_LATENT
+
+    def overlap(low: np.ndarray[Any, Any], high: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+        cells = np.arange(count)
+        inside: np.ndarray[Any, Any] = np.clip(
+            np.minimum(high[:, None], cells + 1) - np.maximum(low[:, None], cells), 0, 1
+        )
+        return inside
+
+    across, down = overlap(box[:, 0], box[:, 2], columns), overlap(box[:, 1], box[:, 3], rows)
+    cover: np.ndarray[Any, Any] = down[:, :, None] * across[:, None, :]
+    return cover
+
+
+def _listen(heard_SK: np.ndarray[Any, Any], play: Any) -> None:
+    columns = len(heard_SK)
+    for event in play.events:
+        first = int(event.time / SECONDS_PER_COLUMN)
+        if event.kind == "word":
+            last = int((event.time + event.seconds) / SECONDS_PER_COLUMN)
+            heard_SK[first : last + 1, -1] = WORDS.index(play.scene.actors[event.actor].word) + 1
+        elif first < columns:
+            heard_SK[first, HEARD.index(event.kind)] = 1
+    middles = (np.arange(columns) + 0.5) * SECONDS_PER_COLUMN
+    for sustain in play.sustains:
+        loud = np.interp(middles, sustain.times, sustain.level) > QUIET
+        heard_SK[loud, HEARD.index(sustain.kind)] = 1
+
+
+class Alignment(nn.Module):
+    """Linear heads on the denoiser's half depth, and on the text encoder behind an attention for each attribute.
+
+    fold: video latents in time that share a token of the stream. text_width: C.
+    """
+
+    def __init__(self, width: int, fold: int, text_width: int) -> None:
+        super().__init__()
+        self.attention = nn.Linear(text_width, len(CLAIMS))
+        self.told = nn.ModuleList(nn.Linear(text_width, len(values) + 1) for values in CLAIMS.values())
+        self.fold, self.cells = fold, fold * PATCH * PATCH
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.kind = nn.Linear(width, self.cells * (len(KINDS) + 1))
+        self.colour = nn.Linear(width, self.cells * (len(COLOURS) + 1))
+        self.heard = nn.Linear(width, len(HEARD))
+        self.word = nn.Linear(width, len(WORDS) + 1)
+
+    def forward(
+        self, half_BPW: Tensor, batch: Mapping[str, Any], geometry: Geometry, learn_BN: Tensor, t_BN: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy of what `batch` knows ("seen", "heard"), and points for the curves.
+
+        learn_BN, t_BN: where the denoiser has something to learn, and the noise levels. The points are shares that are
+        right at levels of at least `BLIND`, where little but the text can tell: kind and colour where an actor is,
+        and the word where one is spoken.
+        """
+        g = geometry
+        folds = -(-g.latents // self.fold)
+        video = slice(0, folds * g.n_picture)
+        h = self.norm(half_BPW)
+        total = h.new_zeros(())
+        points: dict[str, Tensor] = {}
+        if "seen" in batch and g.latents == batch["seen"].shape[2]:
+            seen_2BPC = _cells(batch["seen"].to(h.device), self.fold)
+            learn_BT = learn_BN[:, g.video].view(len(h), g.latents, -1)[:, :: self.fold].flatten(1)
+            blind_BT = t_BN[:, g.video].view(len(h), g.latents, -1)[:, :: self.fold].flatten(1) >= BLIND
+            weight_BPC = (learn_BT[..., None] * (1 + 3 * (seen_2BPC[0] > 0))).float()
+            for name, head, truth in (("kind", self.kind, seen_2BPC[0]), ("colour", self.colour, seen_2BPC[1])):
+                logits = head(h[:, video]).float().unflatten(-1, (self.cells, -1))
+                loss = F.cross_entropy(logits.flatten(0, 2), truth.flatten(), reduction="none").view_as(weight_BPC)
+                total = total + (loss * weight_BPC).sum() / weight_BPC.sum().clamp(min=1)
+                there = (truth > 0) & (weight_BPC > 0) & blind_BT[..., None]
+                points[name] = (logits.detach().argmax(-1) == truth)[there].float().mean()
+        if "heard" in batch and g.n_audio == batch["heard"].shape[1]:
+            heard_BSK = batch["heard"].to(h.device)
+            learn_BS = learn_BN[:, g.audio]
+            sound = h[:, video.stop : video.stop + g.n_audio]
+            flags = F.binary_cross_entropy_with_logits(
+                self.heard(sound).float(), heard_BSK[..., :-1].float(), reduction="none"
+            ).mean(-1)
+            word_BS = heard_BSK[..., -1].long()
+            logits = self.word(sound).float()
+            word = F.cross_entropy(logits.flatten(0, 1), word_BS.flatten(), reduction="none").view_as(learn_BS)
+            total = total + ((flags + word) * learn_BS).sum() / learn_BS.sum().clamp(min=1)
+            there = (word_BS > 0) & (learn_BS > 0) & (t_BN[:, g.audio] >= BLIND)
+            points["word"] = (logits.detach().argmax(-1) == word_BS)[there].float().mean()
+        return total, {name: value for name, value in points.items() if not bool(value.isnan())}
+
+    def read(
+        self, text_BLC: Tensor, mask_BL: Tensor, told_BA: Tensor, untold_B: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy of what the text tells, and the share that is read right of what it claims.
+
+        mask_BL: true where there is text. told_BA: `claimed` of each caption. untold_B: rows whose text was dropped.
+        """
+        text_BLC = text_BLC.float()
+        score_BLA = self.attention(text_BLC).masked_fill(~mask_BL[..., None], -torch.inf)
+        found_BAC = score_BLA.softmax(1).transpose(1, 2) @ text_BLC
+        keep_B = (~untold_B).float()
+        total, right, count = text_BLC.new_zeros(()), text_BLC.new_zeros(()), text_BLC.new_zeros(())
+        for k, head in enumerate(self.told):
+            logits, truth = head(found_BAC[:, k]), told_BA[:, k]
+            total = total + (F.cross_entropy(logits, truth, reduction="none") * keep_B).sum()
+            there = (truth > 0) & ~untold_B
+            right = right + ((logits.detach().argmax(-1) == truth) & there).sum()
+            count = count + there.sum()
+        points = {"told": right / count} if bool(count) else {}
+        return total / (keep_B.sum().clamp(min=1) * len(CLAIMS)), points
+
+
+def token_weights(batch: Mapping[str, Any], geometry: Geometry, extra: float) -> Tensor | None:
+    """(B, N): 1 + `extra` for video tokens that show an actor, else 1; None where the batch knows no truth.
+
+    What a minimum of the squared error predicts does not depend on the weights; how soon it is reached does.
+    """
+    g = geometry
+    if "seen" not in batch or g.latents != batch["seen"].shape[2]:
+        return None
+    kind_BPC = _cells(batch["seen"], 1)[0]
+    weight_BN = torch.ones(len(kind_BPC), g.n)
+    weight_BN[:, g.video] += extra * (kind_BPC > 0).any(-1)
+    return weight_BN
+
+
+def _cells(seen_B2THW: Tensor, fold: int) -> Tensor:
+    """(2, B, P, C) int64: the C = fold 2 x 2 latents of each video token of the stream."""
+    x = seen_B2THW
+    missing = -x.shape[2] % fold
+    if missing:
+        x = torch.cat([x, x[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
+    B, _, T, H, W = x.shape
+    x = x.view(B, 2, T // fold, fold, H // PATCH, PATCH, W // PATCH, PATCH).permute(1, 0, 2, 4, 6, 3, 5, 7)
+    return x.reshape(2, B, T // fold * (H // PATCH) * (W // PATCH), fold * PATCH * PATCH).long()
