@@ -158,6 +158,7 @@ def test_the_noise_of_a_seed_does_not_depend_on_the_batch(engine: NativeEngine) 
     assert torch.equal(strip_noise([3], g)[0], strip_noise([1, 2, 3], g)[2])
 
 
+@torch.no_grad()
 def test_the_shipped_weights_fit_the_code_and_their_budget() -> None:
     """All networks load, belong together, and make finite latents; together they take at most 40 MiB."""
     engine = NativeEngine()
