@@ -135,7 +135,7 @@ def test_training_levels_have_the_stated_distribution() -> None:
     t = draw_times((200_000,), torch.Generator().manual_seed(0), mean=0.4, deviation=1.0, uniform=0.0)
     logit = torch.logit(t)
     assert logit.mean() == pytest.approx(0.4, abs=0.01) and logit.std() == pytest.approx(1.0, abs=0.01)
-    t = draw_times((200_000,), torch.Generator().manual_seed(0), uniform=1.0)
+    t = draw_times((200_000,), torch.Generator().manual_seed(0), mean=0.4, deviation=1.0, uniform=1.0)
     assert torch.quantile(t[:100_000], 0.25) == pytest.approx(0.25, abs=0.01)
 
 

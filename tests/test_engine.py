@@ -10,7 +10,7 @@ import torch
 from tiny import make_weights
 
 from phonofilm import Audio, Clip, Condition, Request, latents, media
-from phonofilm.engines import Hooks, NativeEngine, join
+from phonofilm.engines import Hooks, NativeEngine, join, native
 from phonofilm.errors import Cancelled, InputError
 from phonofilm.latents import Geometry
 
@@ -156,6 +156,27 @@ def test_the_noise_of_a_seed_does_not_depend_on_the_batch(engine: NativeEngine) 
 
     g = Geometry.of_clip(128, 128, 2.0)
     assert torch.equal(strip_noise([3], g)[0], strip_noise([1, 2, 3], g)[2])
+
+
+def test_a_last_image_binds_the_end_alone_however_many_parts_a_clip_has(
+    engine: NativeEngine, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 s that follow a clip are made in two parts; a first image has no place there, and that is said."""
+    picture = tmp_path / "end.png"
+    media.write(Clip(np.full((1, 128, 128, 3), 200, np.uint8), 16.0), picture)
+    held: list[tuple[str, int]] = []
+
+    def watch(video: object, z: torch.Tensor, image: torch.Tensor, end: str) -> torch.Tensor:
+        held.append((end, z.shape[2]))
+        return z
+
+    monkeypatch.setattr(native, "anchor", watch)
+    given = (Condition("continue", str(film)), Condition("first", str(picture)), Condition("last", str(picture)))
+    hooks = Hooks()
+    request = Request("a red ball bounces", seconds=4.0, steps=1, conditions=given)
+    join(engine.generate(request, hooks))
+    assert held == [("last", 8)]  # 1 s that is seen again, 1 s that is left after the first 3 s
+    assert any("first image is not used" in note for note in hooks.notes)
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--size", default="square", help="square, portrait or landscape")
     evaluate.add_argument("--seconds", type=float, default=3.0)
     evaluate.add_argument(
-        "--conditions", type=int, default=24, metavar="N",
+        "--conditions", type=_not_negative, default=24, metavar="N",
         help="clips on which given images, clips and sounds are tried, 0 for none",
     )  # fmt: skip
     evaluate.set_defaults(run=_evaluate)
@@ -87,9 +87,16 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return _at_least(1, int(text))
+
+
+def _not_negative(text: str) -> int:
+    return _at_least(0, int(text))
+
+
+def _at_least(least: int, value: int) -> int:
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
     return value
 
 
@@ -264,7 +271,7 @@ def _evaluate(a: argparse.Namespace) -> int:
     try:
         text = evaluate_engine(
             NativeEngine(a.weights), a.prompts, a.out, size=a.size, seconds=a.seconds, progress=show,
-            conditions=max(0, a.conditions), steps=a.steps, guidance=a.guidance, best_of=a.best_of,
+            conditions=a.conditions, steps=a.steps, guidance=a.guidance, best_of=a.best_of,
             match_guidance=a.match_guidance,
         )  # fmt: skip
     finally:

@@ -29,9 +29,9 @@ def draw_times(
     shape: tuple[int, ...],
     generator: torch.Generator | None = None,
     *,
-    mean: float = 2.0,
-    deviation: float = 1.5,
-    uniform: float = 0.15,
+    mean: float,
+    deviation: float,
+    uniform: float,
 ) -> Tensor:
     """Noise levels for training, in (0, 1): logit-normal (SD3, 2403.03206), and a share `uniform` of uniform ones.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from phonofilm import checkpoint, latents
 from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE, Audio, Clip, to_native
-from phonofilm.codec.anchor import ENDS, anchor
+from phonofilm.codec.anchor import ENDS, End, anchor
 from phonofilm.codec.codec import Codec
 from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance
 from phonofilm.diffusion.noise import strip_noise
@@ -134,12 +134,15 @@ class NativeEngine:
                 hooks.progress(Progress("condition", 0, 1))
                 given = self._read_conditions(request) if clips is None else dict(clips)
             past: list[Clip] = [given["continue"]] if "continue" in given else []
+            if past and "first" in given:
+                hooks.notes.append("the first image is not used: the clip that is continued has a beginning")
             if past:
                 yield self._chunk(past[0].frames, past[0].audio.samples if past[0].audio else _silence(past[0]), None)
             frames_left = 1 if request.picture else latents.frames_from_seconds(request.seconds)
             while frames_left > 0:
+                images = _images(given, past, frames_left)
                 with meter.stage("condition"):
-                    strip, keep_from = self._strip(request, given, past, frames_left)
+                    strip, keep_from = self._strip(request, given, past, frames_left, images)
                 with meter.stage("denoise"):
                     made = self._denoise(request, strip, hooks, len(past))
                 frames_left -= (
@@ -147,7 +150,7 @@ class NativeEngine:
                 )
                 pieces = []
                 with meter.stage("decode"):
-                    for frames, samples in self._decode(made, keep_from, request, given):
+                    for frames, samples in self._decode(made, keep_from, request, given, images):
                         pieces.append((frames, samples))
                         done = len(pieces)
                         hooks.progress(Progress("decode", done, max(done, strip.geometry.latents)))
@@ -193,7 +196,7 @@ class NativeEngine:
         return given
 
     def _strip(
-        self, request: Request, given: dict[str, Clip], past: list[Clip], frames_left: int
+        self, request: Request, given: dict[str, Clip], past: list[Clip], frames_left: int, images: dict[End, Clip]
     ) -> tuple[Latents, int]:
         """The strip with what is given on it, and from which video latent on it is new."""
         width, height = request.pixels
@@ -202,12 +205,11 @@ class NativeEngine:
         context = CONTEXT if past else 0
         count = min(latents.latents_from_frames(frames_left), LONGEST - context) + context
         seconds = latents.seconds_from_latents(count)
-        instants = [0.0] * ("first" in given) + [seconds] * ("last" in given)
+        instants = [0.0 if end == "first" else seconds for end in images]
         g = Geometry(count, height // 32, width // 32, latents.columns_from_latents(count), tuple(instants))
         strip = self._empty(g)
         values, mask = strip.values_BND, strip.mask_BN
-        images = [given[role] for role in ("first", "last") if role in given]
-        for k, image in enumerate(images):
+        for k, image in enumerate(images.values()):
             z, _ = self.codec.encode(image)
             span = slice(g.extra.start + k * g.n_picture, g.extra.start + (k + 1) * g.n_picture)
             values[:, span] = latents.patchify(z.to(self.device))
@@ -308,7 +310,7 @@ class NativeEngine:
         return self.matcher.score(wanted, strip.values_BND, strip.positions, strip.modality, keep_BN=plain)
 
     def _decode(
-        self, made: Latents, keep_from: int, request: Request, given: dict[str, Clip]
+        self, made: Latents, keep_from: int, request: Request, given: dict[str, Clip], images: dict[End, Clip]
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Frames and samples from video latent `keep_from` on; given picture and sound are passed through untouched."""
         video_z, audio_z, _ = latents.unpack(made)
@@ -316,9 +318,8 @@ class NativeEngine:
         if request.picture:
             yield self.codec.decode(video_z, picture=True).frames, None
             return
-        for edge in ENDS:
-            if edge in given:
-                video_z = anchor(self.codec.video, video_z, torch.from_numpy(given[edge].frames[:1]), edge)
+        for edge, image in images.items():
+            video_z = anchor(self.codec.video, video_z, torch.from_numpy(image.frames[:1]), edge)
         count = latents.frames_from_latents(made.geometry.latents)
         first = latents.frames_from_latents(keep_from)
         shown = _exactly(given["video"], count).frames if "video" in given else None
@@ -369,6 +370,13 @@ class NativeEngine:
         video_z, audio_z, _ = latents.unpack(made)
         assert video_z is not None and audio_z is not None
         return [self.codec.decode(video_z[i : i + 1], audio_z[i : i + 1]) for i in range(len(seeds))]
+
+
+def _images(given: Mapping[str, Clip], past: Sequence[Clip], frames_left: int) -> dict[End, Clip]:
+    """The images that bind a part: the first one where nothing is past, the last one where the clip ends."""
+    longest = latents.frames_from_latents(LONGEST - (CONTEXT if past else 0))
+    binds = {"first": not past, "last": frames_left <= longest}
+    return {end: given[end] for end in ENDS if end in given and binds[end]}
 
 
 def _sound_tokens(audio_z: Tensor) -> Tensor:

@@ -9,16 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from phonofilm.clip import NATIVE_FPS, NATIVE_RATE, Audio, Clip
 from phonofilm.codec.metrics import psnr
+from phonofilm.evaluate.run import clip_of
 from phonofilm.evaluate.score import judge
 from phonofilm.evaluate.sync import lag_summary
 from phonofilm.playhouse.captions import describe_with_claims
 from phonofilm.playhouse.casting import draw_scene
 from phonofilm.playhouse.playhouse import film
 from phonofilm.playhouse.scene import FACES, Scene
+from phonofilm.text.matcher import recall_at_1
 
 if TYPE_CHECKING:
     from phonofilm.engines.native import NativeEngine
@@ -101,8 +104,7 @@ def true_clip(seed: int, seconds: float = SECONDS) -> tuple[Scene, str, frozense
     scene = draw_scene(seed, "train_like", seconds=seconds)
     prompt, claims = describe_with_claims(scene, seed, style="dense")
     shot = film([scene], captions=[prompt])
-    sound = Audio(np.ascontiguousarray(shot.audio.numpy(), np.float32).clip(-1, 1), NATIVE_RATE)
-    return scene, prompt, claims, Clip(shot.frames[0].numpy(), float(NATIVE_FPS), sound)
+    return scene, prompt, claims, clip_of(shot.frames[0].numpy(), shot.audio[0].numpy())
 
 
 def seam(frames_THWC: NDArray[np.uint8], at: int = SEAM) -> float:
@@ -135,10 +137,10 @@ def matcher_recall(engine: NativeEngine, groups: int = 2) -> dict[str, float]:
     for group in range(groups):
         seeds = range(FIRST_SEED + 10_000 + group * RIVALS, FIRST_SEED + 10_000 + (group + 1) * RIVALS)
         shots = [true_clip(seed, 3.0) for seed in seeds]
-        score = engine.match_all([prompt for _, prompt, _, _ in shots], [clip for _, _, _, clip in shots])
-        right = np.arange(RIVALS)
-        by_text.append(float(np.mean(score.argmax(1) == right)))
-        by_clip.append(float(np.mean(score.argmax(0) == right)))
+        prompts = [prompt for _, prompt, _, _ in shots]
+        found = recall_at_1(torch.from_numpy(engine.match_all(prompts, [clip for _, _, _, clip in shots])), prompts)
+        by_text.append(found[0])
+        by_clip.append(found[1])
     return {"n": groups * RIVALS, "text_to_clip": float(np.mean(by_text)), "clip_to_text": float(np.mean(by_clip))}
 
 

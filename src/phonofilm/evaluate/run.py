@@ -119,14 +119,14 @@ def _play(
     """The clips of each case, by column."""
     take = film([c.scene for c in batch], size, captions=[c.prompt for c in batch])
     frames, samples = take.frames.numpy(), take.audio.numpy()
-    clips = [{"truth": _clip(f, a)} for f, a in zip(frames, samples, strict=True)]
+    clips = [{"truth": clip_of(f, a)} for f, a in zip(frames, samples, strict=True)]
     if codec is not None:
         made_frames = codec.decode_frames(codec.encode_frames(take.frames)).cpu().numpy()[:, : frames.shape[1]]
         whole = -(-samples.shape[1] // 2000) * 2000
         padded = torch.nn.functional.pad(take.audio, (0, whole - samples.shape[1]))
         made_samples = codec.decode_samples(codec.encode_samples(padded)).float().cpu().numpy()[:, : samples.shape[1]]
         for k, case in enumerate(batch):
-            clips[k]["codec"] = _clip(made_frames[k], made_samples[k])
+            clips[k]["codec"] = clip_of(made_frames[k], made_samples[k])
             _fidelity(case, clips[k]["codec"], clips[k]["truth"], take.sights[k], take.performances[k].events)
     if generator is not None:
         made = generator([c.prompt for c in batch], [c.seed for c in batch], batch[0].scene.seconds, size)
@@ -135,7 +135,8 @@ def _play(
     return clips
 
 
-def _clip(frames: np.ndarray[Any, np.dtype[np.uint8]], samples: np.ndarray[Any, np.dtype[np.float32]]) -> Clip:
+def clip_of(frames: np.ndarray[Any, np.dtype[np.uint8]], samples: np.ndarray[Any, np.dtype[np.float32]]) -> Clip:
+    """A native clip of frames (T, H, W, 3) and samples (N,)."""
     sound = np.clip(np.ascontiguousarray(samples[None], np.float32), -1, 1)
     return Clip(np.ascontiguousarray(frames), float(NATIVE_FPS), Audio(sound, NATIVE_RATE))
 

@@ -35,11 +35,10 @@ def film(
     device: torch.device | str = "cpu",
     *,
     captions: Sequence[str] | None = None,
-    truth: bool = True,
 ) -> Take:
     """Film scenes of equal length at `size` (W, H). Raises ValueError if their lengths differ."""
     performances = [perform(scene, size, fps) for scene in scenes]
-    frames, sights = render(performances, size, fps, device, truth)
+    frames, sights = render(performances, size, fps, device)
     audio = synthesize(performances, sample_rate, str(device))
     texts = list(captions) if captions is not None else [describe(s, s.seed) for s in scenes]
     return Take(frames, audio, texts, performances, sights)
@@ -51,10 +50,9 @@ def take(
     seconds: float = 3.0,
     size: tuple[int, int] = (128, 128),
     device: torch.device | str = "cpu",
-    truth: bool = True,
 ) -> Take:
     """Draw one scene for each seed from `split` and film them. A seed gives the same clip in any batch."""
     wording = "held_out" if split == "held_out_wordings" else "train"
     scenes = [draw_scene(seed, split, seconds=seconds) for seed in seeds]
     texts = [describe(s, s.seed, wording=wording) for s in scenes]
-    return film(scenes, size, device=device, captions=texts, truth=truth)
+    return film(scenes, size, device=device, captions=texts)

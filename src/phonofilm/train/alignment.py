@@ -41,6 +41,7 @@ from phonofilm.playhouse.scene import (
     MAX_COUNT,
     SIZES,
     SPEEDS,
+    Performance,
     Scene,
 )
 from phonofilm.playhouse.speech import WORDS
@@ -116,13 +117,13 @@ def _cover(box_T4: np.ndarray[Any, Any], rows: int, columns: int) -> np.ndarray[
     return cover
 
 
-def _listen(heard_SK: np.ndarray[Any, Any], play: Any) -> None:
+def _listen(heard_SK: np.ndarray[Any, Any], play: Performance) -> None:
     columns = len(heard_SK)
     for event in play.events:
         first = int(event.time / SECONDS_PER_COLUMN)
         if event.kind == "word":
             last = int((event.time + event.seconds) / SECONDS_PER_COLUMN)
-            heard_SK[first : last + 1, -1] = WORDS.index(play.scene.actors[event.actor].word) + 1
+            heard_SK[first : last + 1, -1] = WORDS.index(str(play.scene.actors[event.actor].word)) + 1
         elif first < columns:
             heard_SK[first, HEARD.index(event.kind)] = 1
     middles = (np.arange(columns) + 0.5) * SECONDS_PER_COLUMN

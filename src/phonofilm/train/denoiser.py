@@ -286,12 +286,11 @@ class _Run:
             (loss / config.accumulate).backward()
             if not math.isfinite(float(loss.detach())):
                 raise PhonofilmError(f"the loss is {float(loss.detach())} at step {self.step}: lower the learning rate")
-            for name, value in _points(question, error_BN.detach(), loss, video, audio).items():
+            points = _points(question, error_BN.detach(), loss, video, audio)
+            points |= {f"truth/{name}": float(share) for name, share in known.items()}
+            for name, value in points.items():
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + 1
-            for name, share in known.items():
-                sums[f"truth/{name}"] = sums.get(f"truth/{name}", 0.0) + float(share)
-                counts[f"truth/{name}"] = counts.get(f"truth/{name}", 0) + 1
             B, L = ids_BL.shape
             flops += self.model.denoiser.training_flops(B, g, L)
             tokens += B * self.model.denoiser.stream(g, L)
