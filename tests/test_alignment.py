@@ -45,6 +45,10 @@ def test_claims_are_numbered_and_can_be_read_off_a_text() -> None:
     numbers = claimed(scene, frozenset({"0.kind", "0.count", "1.word", "light"}))
     told = {name: number for name, number in zip(CLAIMS, numbers, strict=True) if number}
     assert told == {"0.kind": 1, "0.count": 2, "1.word": WORDS.index("moon") + 1, "light": 1}
+    so = {name: number for name, number in zip(CLAIMS, claimed(scene), strict=True) if number}
+    assert told.items() <= so.items() and so["camera"] == 1
+    alone = dict(zip(CLAIMS, claimed(Scene((Actor("rain", "rain"),))), strict=True))
+    assert alone["0.colour"] == 0 and not any(number for name, number in alone.items() if name.startswith("1."))
 
     torch.manual_seed(0)
     text = torch.randn(4, 6, 32, requires_grad=True)
@@ -75,7 +79,8 @@ def test_tokens_that_show_an_actor_weigh_more() -> None:
 def test_heads_read_off_what_is_there_and_ask_nothing_of_what_is_given() -> None:
     """From tokens that hold the truth it is learnt in a few steps; where nothing is to be learnt the loss is 0."""
     torch.manual_seed(0)
-    maps = truth_maps(film([draw_scene(k, "train", seconds=3.0) for k in range(4)]))
+    scenes = [draw_scene(k, "train", seconds=3.0) for k in range(4)]
+    maps = truth_maps(film(scenes)) | {"so": torch.tensor([claimed(scene) for scene in scenes])}
     g = Geometry.of_clip(128, 128, 3.0)
     heads = Alignment(64, 2, 8)
     stream = torch.randn(4, 6 * 16 + 24, 64, requires_grad=True)
@@ -89,6 +94,6 @@ def test_heads_read_off_what_is_there_and_ask_nothing_of_what_is_given() -> None
         loss.backward()
         optimizer.step()
     assert losses[-1] < 0.2 * losses[0]
-    assert min(float(points["kind"]), float(points["colour"])) > 0.9
+    assert min(float(points[name]) for name in ("kind", "colour", "camera", "act", "speed")) > 0.9
     assert float(heads(stream, maps, g, torch.zeros(4, g.n), blind)[0].detach()) == 0
     assert float(heads(stream, {}, g, learn, blind)[0].detach()) == 0

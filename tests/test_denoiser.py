@@ -13,10 +13,10 @@ from torch import Tensor
 from phonofilm.diffusion.euler import Euler
 from phonofilm.diffusion.noise import add_noise, strip_noise
 from phonofilm.diffusion.schedule import uniform_times
-from phonofilm.latents import AUDIO_CHANNELS, Geometry
+from phonofilm.latents import AUDIO_CHANNELS, Geometry, patchify, unpatchify
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig, attend, rotate
 
-SMALL = DenoiserConfig(width=64, blocks=2, head=32, text_width=24)
+SMALL = DenoiserConfig(width=64, blocks=2, head=32, text_width=24, detail=16, detail_blocks=2)
 STRIP = Geometry(3, 2, 3, 6, (0.0,))
 
 
@@ -88,13 +88,15 @@ def test_picture_sound_image_and_text_all_see_each_other() -> None:
 
 @torch.no_grad()
 def test_each_token_has_its_own_noise_level() -> None:
-    """With attention closed an answer depends on the level of no other token of the stream, and does on its own.
+    """With attention and convolutions closed an answer depends on the level of no other token, and does on its own.
 
     Two video tokens share a token of the stream; each of their levels matters by itself.
     """
     model, (x, t, text) = awake(), question()
     for block in model.blocks:
         block.out.weight.zero_()
+    for block in model.detailer.blocks:
+        block.down.weight.zero_()
     answer = model(x, t, text, STRIP)
     other = t.clone()
     other[:, 4] = 1 - other[:, 4]
@@ -106,6 +108,24 @@ def test_each_token_has_its_own_noise_level() -> None:
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_the_detailer_sees_the_latents_around_a_latent_wherever_tokens_end() -> None:
+    """Without the transformer, what a latent changes is within one latent of it for each convolution, in all three."""
+    model, g = awake(), Geometry(7, 4, 3)
+    for weight in (model.video_out.weight, model.known.weight):
+        weight.zero_()
+    x_BND, t_BN, text_BLC = question(1, g)
+    changed = unpatchify(x_BND, g.height, g.width).clone()
+    assert torch.equal(patchify(changed), x_BND)
+    changed[0, :, 3, 3, 2] += 1
+    answers = [unpatchify(model(x, t_BN, text_BLC, g), g.height, g.width) for x in (x_BND, patchify(changed))]
+    moved = (answers[0] - answers[1]).abs().amax((0, 1)) > 1e-6
+    reach = SMALL.detail_blocks
+    expected = torch.zeros_like(moved)
+    expected[3 - reach : 4 + reach, 3 - reach : 4 + reach, 2 - reach : 3 + reach] = True
+    assert torch.equal(moved, expected)
+
+
 @pytest.mark.parametrize("latents", [1, 2, 3, 4])
 def test_folding_loses_nothing_and_puts_tokens_where_they_are(latents: int) -> None:
     """Whatever the length, each token comes back where it was; what shares a token of the stream shares a place."""
@@ -198,9 +218,11 @@ def test_impossible_sizes_are_named() -> None:
         DenoiserConfig(width=100)
     with pytest.raises(ValueError, match="blocks is 0"):
         DenoiserConfig(blocks=0)
+    with pytest.raises(ValueError, match="detail_blocks is -1"):
+        DenoiserConfig(detail_blocks=-1)
 
 
 def test_the_shipped_size_fits_its_budget() -> None:
     model = Denoiser()
-    assert sum(p.numel() for p in model.parameters()) < 7e6
+    assert sum(p.numel() for p in model.parameters()) < 8.5e6
     assert math.isclose(model.block_parameters, 8 * (12 * 256**2 + 37 * 1024 + 4))

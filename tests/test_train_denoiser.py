@@ -25,7 +25,7 @@ from phonofilm.train.schedule import Clock, Plan, bucket
 from phonofilm.train.tasks import Batch, Tasks, ask, error, mean_error
 
 CPU = torch.device("cpu")
-SMALL = DenoiserConfig(width=64, blocks=2, head=32, text_width=32)
+SMALL = DenoiserConfig(width=64, blocks=2, head=32, text_width=32, detail=16, detail_blocks=1)
 TEXT = TextEncoderConfig(vocab=130, width=32, layers=1, heads=2, max_length=8)
 ONLY_TEXT = Tasks(picture=0, first=0, last=0, continuation=0, video=0, audio=0, untold=0)
 
@@ -196,7 +196,7 @@ def test_values_fall_into_their_buckets() -> None:
 def test_muon_gets_the_matrices_of_all_blocks_and_nothing_else() -> None:
     model = Generator(SMALL, TEXT)
     matrices, rest = split_parameters(model)
-    assert sum(p.numel() for p in matrices) == 12 * 64**2 * 2 + 12 * 32**2
+    assert sum(p.numel() for p in matrices) == 12 * 64**2 * 2 + 12 * 32**2 + 28 * 16**2
     assert len(matrices) + len(rest) == len(list(model.parameters()))
     assert all(p.ndim == 2 for p in matrices)
 

@@ -23,14 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phonofilm.latents import AUDIO_CHANNELS, SECONDS_PER_LATENT, TOKEN_WIDTH, Geometry
+from phonofilm.latents import AUDIO_CHANNELS, PATCH, SECONDS_PER_LATENT, TOKEN_WIDTH, VIDEO_CHANNELS, Geometry
+from phonofilm.model.detailer import KERNEL, Detailer
+from phonofilm.model.layers import Linear, norm
 
 SHARPEST = 32.0  # largest attention logit
 
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """Sizes of a denoiser. The default is the shipped one: 6.9M parameters."""
+    """Sizes of a denoiser. The default is the shipped one: 8.1M parameters."""
 
     width: int = 256  # channels of a token in the stream; a multiple of `head`
     blocks: int = 8  # transformer blocks
@@ -45,11 +47,15 @@ class DenoiserConfig:
     coarsest: float = 0.3  # radians a token of the slowest
     roles: int = 2  # what a token is for: 0 a part of the clip, 1 an appended image
     fold: int = 2  # video tokens in time that share a token of the stream
+    detail: int = 96  # channels of the detailer
+    detail_blocks: int = 4  # its convolutions; 0 for none
 
     def __post_init__(self) -> None:
         if self.width % self.head or self.head % 8:
             raise ValueError(f"width {self.width} must be a multiple of head {self.head}, and that a multiple of 8")
-        for name in ("blocks", "expansion", "text_width", "cosines", "roles", "fold"):
+        if self.detail_blocks < 0:
+            raise ValueError(f"detail_blocks is {self.detail_blocks}; it must be at least 0")
+        for name in ("blocks", "expansion", "text_width", "cosines", "roles", "fold", "detail"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -57,22 +63,6 @@ class DenoiserConfig:
     def rows(self) -> int:
         """Rows of a modulation table: cosines of each folded video token and of the sound, text and registers."""
         return (self.fold + 1) * self.cosines + 1
-
-
-class Linear(nn.Linear):
-    """Linear map without bias whose float32 weight is used in the type of its input; `std` 0 starts as zero."""
-
-    def __init__(self, fan_in: int, fan_out: int, std: float | None = None) -> None:
-        super().__init__(fan_in, fan_out, bias=False)
-        nn.init.normal_(self.weight, std=fan_in**-0.5 if std is None else std)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
-
-
-def norm(x: Tensor) -> Tensor:
-    """Layer norm over the last axis, without parameters."""
-    return F.layer_norm(x, x.shape[-1:])
 
 
 def attend(q_BHMK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor) -> Tensor:
@@ -156,6 +146,9 @@ class Denoiser(nn.Module):
         self.modulation = Linear(config.rows, 2 * width, std=0)
         self.video_out = Linear(width, config.fold * TOKEN_WIDTH, std=0)
         self.audio_out = Linear(width, AUDIO_CHANNELS, std=0)
+        if config.detail_blocks:
+            self.known = Linear(width, config.fold * config.detail * PATCH**2)
+            self.detailer = Detailer(config.detail, config.detail_blocks, config.cosines)
         self._run_block: Callable[..., Tensor] = _run_block
 
     def forward(self, x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, geometry: Geometry) -> Tensor:
@@ -217,8 +210,25 @@ class Denoiser(nn.Module):
         h_BSW = (norm(x_BMW[:, lead:]) * (1 + scale) + shift).to(dtype)
         audio_BSD = F.pad(self.audio_out(h_BSW[:, sound]), (0, TOKEN_WIDTH - AUDIO_CHANNELS))
         images_BSD = self.video_out(h_BSW[:, extra])[..., :TOKEN_WIDTH]
-        out = [self._unfold(self.video_out(h_BSW[:, video]), folds, g), audio_BSD, images_BSD]
-        return torch.cat(out, dim=1).float(), half_BSW
+        video_BND = self._unfold(self.video_out(h_BSW[:, video]), folds, g).float()
+        if config.detail_blocks and folds:
+            video_BND = video_BND + self._details(x_BND[:, g.video], t_BN[:, g.video], h_BSW[:, video], folds, g)
+        return torch.cat([video_BND, audio_BSD.float(), images_BSD.float()], dim=1), half_BSW
+
+    def _details(self, x_BND: Tensor, t_BN: Tensor, h_BSW: Tensor, folds: int, g: Geometry) -> Tensor:
+        """What the detailer adds to the video tokens: (B, N, D)."""
+        B, (h, w), run = len(x_BND), (g.height, g.width), self._run_block if self.training else _run_block
+
+        def grid(x: Tensor) -> Tensor:  # tokens, each with channel, row, column → (B, T, H, W, channels)
+            x = x.view(B, g.latents, h, w, -1, PATCH, PATCH).permute(0, 1, 2, 5, 3, 6, 4)
+            return x.reshape(B, g.latents, h * PATCH, w * PATCH, -1)
+
+        basis_BNR = self._waves(t_BN).to(self.compute)
+        basis_BTHWR = grid(basis_BNR[..., None].expand(-1, -1, -1, PATCH**2))
+        known_BTHWD = grid(self._unfold(self.known(h_BSW), folds, g))
+        added: Tensor = self.detailer(grid(x_BND), known_BTHWD, basis_BTHWR, run)
+        added = added.view(B, g.latents, h, PATCH, w, PATCH, VIDEO_CHANNELS).permute(0, 1, 2, 4, 6, 3, 5)
+        return added.reshape(B, g.n_video, TOKEN_WIDTH)
 
     # --- between strip and stream -----------------------------------------------------------------------------------
     def _fold(self, x_BND: Tensor, folds: int, g: Geometry) -> Tensor:
@@ -239,8 +249,9 @@ class Denoiser(nn.Module):
     def _unfold(self, x_BSD: Tensor, folds: int, g: Geometry) -> Tensor:
         """Inverse of `_fold`."""
         B, fold = len(x_BSD), self.config.fold
-        x = x_BSD.view(B, folds, g.n_picture, fold, TOKEN_WIDTH).transpose(2, 3)
-        return x.reshape(B, folds * fold * g.n_picture, TOKEN_WIDTH)[:, : g.n_video]
+        width = x_BSD.shape[-1] // fold
+        x = x_BSD.view(B, folds, g.n_picture, fold, width).transpose(2, 3)
+        return x.reshape(B, folds * fold * g.n_picture, width)[:, : g.n_video]
 
     def _repeat(self, x_BND: Tensor) -> Tensor:
         """A single image as the `fold` equal latents that it would be in a clip: (B, N, fold D)."""
@@ -277,18 +288,26 @@ class Denoiser(nn.Module):
         return self.config.registers + text + folded + geometry.n_audio + geometry.n_extra
 
     def training_flops(self, batch: int, geometry: Geometry, text: int) -> float:
-        """Model FLOPs of a training step: 6 x parameters x tokens, and the products of attention, of the blocks."""
-        M = self.stream(geometry, text)
-        return 6.0 * batch * M * self.block_parameters + 12.0 * batch * self.config.blocks * M * M * self.config.width
+        """Model FLOPs of a training step: 6 x parameters x tokens, and the products of attention, of the blocks; and
+        6 x parameters x latents of the detailer's blocks."""
+        M, config = self.stream(geometry, text), self.config
+        products = M * self.block_parameters + 2 * config.blocks * M * M * config.width
+        weights = (KERNEL**3 + 1) * config.detail**2 + 2 * config.cosines * config.detail
+        details = config.detail_blocks * weights * geometry.n_video * PATCH**2
+        return 6.0 * batch * (products + details)
 
     def _basis(self, t_BN: Tensor, folds: int, g: Geometry) -> Tensor:
         """(B, S, R): cos(pi k t) in the columns of the token's modality; video has columns for each of its levels."""
         K, fold = self.config.cosines, self.config.fold
-        waves = torch.cos(math.pi * torch.arange(K, device=t_BN.device) * t_BN[..., None].float())
+        waves = self._waves(t_BN)
         video_BSR, extra_BSR = self._fold(waves[:, g.video], folds, g), self._repeat(waves[:, g.extra])
         return torch.cat(
             [F.pad(video_BSR, (0, K + 1)), F.pad(waves[:, g.audio], (fold * K, 1)), F.pad(extra_BSR, (0, K + 1))], dim=1
         )
+
+    def _waves(self, t_BN: Tensor) -> Tensor:
+        """(B, N, K): cos(pi k t)."""
+        return torch.cos(math.pi * torch.arange(self.config.cosines, device=t_BN.device) * t_BN[..., None].float())
 
     def _lead_basis(self, batch: int, lead: int, device: torch.device) -> Tensor:
         return F.one_hot(torch.full((batch, lead), self.config.rows - 1, device=device), self.config.rows).float()

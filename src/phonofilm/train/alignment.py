@@ -12,7 +12,7 @@ L text tokens, C their width, A attributes of a scene.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -66,15 +66,19 @@ CLAIMS: Final[dict[str, tuple[Any, ...]]] = {
 """What a caption may claim, and the values that each may have."""
 
 
-def claimed(scene: Scene, claims: frozenset[str]) -> list[int]:
-    """For each of CLAIMS the number (1..) of the value that a caption claims of the scene, 0 where it does not."""
+def claimed(scene: Scene, claims: Container[str] = tuple(CLAIMS)) -> list[int]:
+    """For each of CLAIMS the number (1..) of the value that a caption claims of the scene, 0 where it does not.
+
+    Without `claims`: all that is so, 0 for what the scene has not.
+    """
     found = []
     for name, values in CLAIMS.items():
-        if name not in claims:
+        slot, _, attribute = name.rpartition(".")
+        if name not in claims or (slot and int(slot) >= len(scene.actors)):
             found.append(0)
             continue
-        slot, _, attribute = name.rpartition(".")
-        found.append(values.index(getattr(scene.actors[int(slot)] if slot else scene, attribute)) + 1)
+        value = getattr(scene.actors[int(slot)] if slot else scene, attribute)
+        found.append(values.index(value) + 1 if value in values else 0)
     return found
 
 
@@ -148,11 +152,12 @@ class Alignment(nn.Module):
         self.colour = nn.Linear(width, self.cells * (len(COLOURS) + 1))
         self.heard = nn.Linear(width, len(HEARD))
         self.word = nn.Linear(width, len(WORDS) + 1)
+        self.scene = nn.ModuleList(nn.Linear(width, len(values) + 1) for values in CLAIMS.values())
 
     def forward(
         self, half_BPW: Tensor, batch: Mapping[str, Any], geometry: Geometry, learn_BN: Tensor, t_BN: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of what `batch` knows ("seen", "heard"), and points for the curves.
+        """Mean cross-entropy of what `batch` knows ("seen", "heard", "so"), and points for the curves.
 
         learn_BN, t_BN: where the denoiser has something to learn, and the noise levels. The points are shares that are
         right at levels of at least `BLIND`, where little but the text can tell: kind and colour where an actor is,
@@ -188,6 +193,18 @@ class Alignment(nn.Module):
             total = total + ((flags + word) * learn_BS).sum() / learn_BS.sum().clamp(min=1)
             there = (word_BS > 0) & (learn_BS > 0) & (t_BN[:, g.audio] >= BLIND)
             points["word"] = (logits.detach().argmax(-1) == word_BS)[there].float().mean()
+        if "so" in batch and g.latents:
+            learn_BP = learn_BN[:, g.video].view(len(h), g.latents, -1)[:, :: self.fold].flatten(1)
+            h_BW = (h[:, video] * learn_BP[..., None]).sum(1) / learn_BP.sum(1, keepdim=True).clamp(min=1)
+            asked_B = (learn_BP.sum(1) > 0).float()
+            blind_B = (t_BN[:, g.video].amax(1) >= BLIND) & (asked_B > 0)
+            so_BA = batch["so"].to(h.device)
+            for name, guess, truth_B in zip(CLAIMS, self.scene, so_BA.unbind(1), strict=True):
+                logits = guess(h_BW).float()
+                loss_B = F.cross_entropy(logits, truth_B, reduction="none") * asked_B
+                total = total + loss_B.sum() / asked_B.sum().clamp(min=1) / len(CLAIMS)
+                if name in ("camera", "0.act", "0.speed"):
+                    points[name.rpartition(".")[2]] = (logits.detach().argmax(-1) == truth_B)[blind_B].float().mean()
         return total, {name: value for name, value in points.items() if not bool(value.isnan())}
 
     def read(

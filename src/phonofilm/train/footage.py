@@ -164,7 +164,7 @@ class Footage:
 
     def at(self, step: int) -> dict[str, Any]:
         """The batch of a step: latents float32, captions, has_audio (B,); of the playhouse also `truth_maps`, and
-        told (B, A), what the captions claim."""
+        told and so (B, A), what the captions claim and what is so."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         bucket = self.buckets[int(torch.multinomial(self.weights, 1, generator=generator))]
         shape = bucket.tensors["video_z"].shape
@@ -177,22 +177,31 @@ class Footage:
         }
         about = [bucket.about[i] for i in rows.tolist()]
         told = [tell(a, draw) for a, draw in zip(about, draws, strict=True)]
-        batch["captions"] = [caption for caption, _ in told]
-        claims = [numbers for _, numbers in told if numbers is not None]
-        if len(claims) == len(told):
-            batch["told"] = torch.tensor(claims)
+        batch["captions"] = [t.caption for t in told]
+        for name, numbers in (("told", [t.claims for t in told]), ("so", [t.so for t in told])):
+            if all(row is not None for row in numbers):
+                batch[name] = torch.tensor(numbers)
         batch["has_audio"] = torch.tensor([bool(a.get("has_audio", True)) for a in about])
         batch.setdefault("audio_z", None)
         return batch
 
 
-def tell(about: dict[str, Any], draw: int) -> tuple[str, list[int] | None]:
-    """The caption of a folder's clip, or one of the many wordings of a playhouse scene and what it claims."""
+@dataclass(frozen=True)
+class Told:
+    """What is said of a clip, and for the playhouse which of CLAIMS are claimed, and which are so."""
+
+    caption: str
+    claims: list[int] | None = None
+    so: list[int] | None = None
+
+
+def tell(about: dict[str, Any], draw: int) -> Told:
+    """The caption of a folder's clip, or one of the many wordings of a playhouse scene."""
     if "caption" in about:
-        return str(about["caption"]), None
+        return Told(str(about["caption"]))
     from phonofilm.playhouse.captions import describe_with_claims
     from phonofilm.playhouse.casting import draw_scene
 
     scene = draw_scene(about["seed"], "train", seconds=about["seconds"])
     caption, claims = describe_with_claims(scene, draw)
-    return caption, claimed(scene, claims)
+    return Told(caption, claimed(scene, claims), claimed(scene))

@@ -82,7 +82,9 @@ def smoke() -> Preset:
         audio=AudioTraining(seconds=None, steps=6, batch=4),
         text=TextTraining(tokenizer_captions=2000, steps=4), text_seconds=60,
         denoiser=DenoiserTraining(
-            Plan(steps=4, warmup=2), DenoiserConfig(width=64, blocks=2, text_width=32), accumulate=1, compile=False
+            Plan(steps=4, warmup=2),
+            DenoiserConfig(width=64, blocks=2, text_width=32, detail=16, detail_blocks=1),
+            accumulate=1, compile=False,
         ),
         batch=4, clips=16, text_clips=16,
         models={
