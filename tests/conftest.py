@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,16 @@ def onsets(clip: Clip) -> tuple[float, float]:
     heard = np.abs(clip.audio.samples).max(0) > 0.2
     assert seen.any() and heard.any()
     return float(seen.argmax() / clip.fps), float(heard.argmax() / clip.audio.sample_rate)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of each test's own, so that none signs with the key of whoever runs it."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("PHONOFILM_HOME", str(folder))
+    for name in ("PHONOFILM_SIGN_KEY", "PHONOFILM_SIGN_CHAIN", "PHONOFILM_TRUST"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import torch
 from tiny import make_weights
 
 from phonofilm import Audio, Clip, Condition, Request, latents, media
-from phonofilm.engines import Hooks, NativeEngine, join, native
+from phonofilm.diffusion.samplers import SAMPLERS
+from phonofilm.engines import CATALOGUE, Hooks, NativeEngine, join, load, native
+from phonofilm.engines.native import LONGEST
 from phonofilm.errors import Cancelled, InputError
-from phonofilm.latents import Geometry
+from phonofilm.latents import SECONDS_PER_LATENT, Geometry
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,27 @@ def test_given_picture_and_given_sound_come_back_untouched(engine: NativeEngine,
     assert given.audio is not None and pictured.audio is not None
     assert np.array_equal(pictured.audio.samples, given.audio.samples[:, :32000])
     assert not np.array_equal(pictured.frames, given.frames[:32])
+
+
+def test_strength_says_how_far_a_given_picture_binds(engine: NativeEngine, film: Path) -> None:
+    """At 0 it is as if it was not given; in between the film lies between the two, and is not the given one."""
+
+    made = {s: ask(engine, conditions=(Condition("video", str(film), strength=s),)) for s in (0.0, 0.5, 1.0)}
+    plain = ask(engine)
+    assert np.array_equal(made[0.0].frames, plain.frames)
+    assert np.array_equal(made[1.0].frames, media.read(film).frames[:32])
+    assert not np.array_equal(made[0.5].frames, plain.frames)
+    assert not np.array_equal(made[0.5].frames, made[1.0].frames)
+
+
+def test_the_catalogue_tells_the_truth_about_the_engine(engine: NativeEngine) -> None:
+    """What is known without loading it is what it is made of."""
+    c = CATALOGUE["native"]
+    assert c is engine.capabilities and c.samplers == tuple(SAMPLERS)
+    assert c.seconds_step == SECONDS_PER_LATENT and c.seconds[1] == LONGEST * SECONDS_PER_LATENT
+    assert isinstance(load("native"), NativeEngine) and load("fake").capabilities.name == "fake"
+    with pytest.raises(InputError, match="one of native, fake, got 'sora'"):
+        load("sora")
 
 
 def test_images_and_match_guidance_change_the_film(engine: NativeEngine, film: Path, tmp_path: Path) -> None:

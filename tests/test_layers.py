@@ -64,7 +64,7 @@ def test_the_walk_sees_imports(tmp_path):
 def test_help_loads_no_torch(python):
     code = """
 import phonofilm, phonofilm.cli
-loaded = {"torch", "av", "scipy", "PIL"} & set(sys.modules)
+loaded = {"torch", "av", "scipy", "PIL", "c2pa", "cryptography"} & set(sys.modules)
 assert not loaded, loaded
 """
     done = python(code)
@@ -78,7 +78,7 @@ def test_no_file_is_long():
 
 def test_only_the_command_line_prints():
     for path in ROOT.rglob("*.py"):
-        if path.relative_to(ROOT).parts[0].removesuffix(".py") in ("cli", "__main__"):
+        if path.relative_to(ROOT).parts[0].removesuffix(".py") in ("cli", "__main__") or path.name == "command.py":
             continue
         calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
         printing = [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]

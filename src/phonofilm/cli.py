@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phonofilm import __version__
 from phonofilm.errors import Cancelled, InputError, PhonofilmError
 from phonofilm.request import Condition, Request
+from phonofilm.serve.command import add_commands
 
 if TYPE_CHECKING:
     from phonofilm.clip import Clip
@@ -52,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     match.add_argument("clip", type=Path, help="a film file")
     match.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
     match.set_defaults(run=_match)
+    _add_verify(commands.add_parser("verify", help="is a file signed, altered or unsigned, and by whom"))
     _add_train(
         commands.add_parser("train", help="train the codec, the text model or the denoiser", formatter_class=_Help)
     )
@@ -74,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="clips on which given images, clips and sounds are tried, 0 for none",
     )  # fmt: skip
     evaluate.set_defaults(run=_evaluate)
+    add_commands(commands, _Help)
     return parser
 
 
@@ -126,6 +131,8 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
         "--sheet", action="store_true", help="also write a contact sheet: frames over waveform and spectrogram"
     )
     p.add_argument("--receipt", action="store_true", help="also write what it cost and how it was made, as JSON")
+    p.add_argument("--label", action="store_true", help="draw a small visible label on every frame")
+    p.add_argument("--no-sign", action="store_true", help="do not sign the film (see phonofilm verify)")
     p.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no notes")
     p.set_defaults(run=_generate)
@@ -147,29 +154,38 @@ def _generate(a: argparse.Namespace) -> int:
         raise InputError(f"cannot write {a.output.name!r}: its ending must be one of {', '.join(SUFFIXES)}")
     if not a.output.parent.exists():
         a.output.parent.mkdir(parents=True)
-    from phonofilm.engines import Hooks, NativeEngine
-    from phonofilm.media import contact_sheet, write
+    from phonofilm.engines import Chunk, Hooks, NativeEngine, join
+    from phonofilm.export import export, statement
+    from phonofilm.files import replacing
+    from phonofilm.media import contact_sheet
+    from phonofilm.provenance import Identity, sign
 
+    identity = None if a.no_sign else Identity.default()
     bar = _Bar(a.quiet)
     hooks = Hooks(progress=lambda p: bar.show(p.stage, p.done, p.total))
-    engine = NativeEngine(a.weights)
-    from phonofilm.engines import join
+    made: list[Chunk] = []
+
+    def chunks() -> Iterator[Chunk]:
+        for chunk in NativeEngine(a.weights).generate(request, hooks):
+            made.append(chunk)
+            yield chunk
 
     try:
-        clip, receipt = join(engine.generate(request, hooks))
+        exported = export(chunks(), a.output, identity=identity, label=a.label)
     finally:
         bar.close()
-    write(clip, a.output)
-    _say(a, *hooks.notes)
+    clip, receipt = join(iter(made))
+    _say(a, *hooks.notes, *([exported.line] if identity else []))
     print(a.output)
     if a.sheet:
         target = a.output.with_suffix(".sheet.png")
-        contact_sheet(clip, target, title=request.prompt)
+        with replacing(target) as beside:
+            contact_sheet(clip, beside, title=request.prompt)
+            if identity:
+                sign(beside, identity, statement(receipt), place=target)
         print(target)
     if a.receipt and receipt is not None:
         target = a.output.with_suffix(".receipt.json")
-        from phonofilm.files import replacing
-
         with replacing(target) as beside:
             beside.write_text(receipt.to_json() + "\n", encoding="utf-8")
         print(target)
@@ -233,6 +249,28 @@ def _match(a: argparse.Namespace) -> int:
 
     print(f"{NativeEngine(a.weights).match(a.prompt, read(a.clip)):.3f}")
     return 0
+
+
+def _add_verify(p: argparse.ArgumentParser) -> None:
+    p.description = (
+        "Is a file signed, altered or unsigned, and by whom? Exit code 0: signed, 1: altered, 3: unsigned, "
+        "2: it cannot be read. The absence of a signature proves nothing."
+    )
+    p.add_argument("file", type=Path, help="a film, a sound, a picture, or the folder of a sequence of pictures")
+    p.add_argument("--trust", type=Path, metavar="PEM", help="certificates of authorities to believe")
+    p.add_argument("--json", action="store_true", help="all that is known, as JSON")
+    p.set_defaults(run=_verify)
+
+
+def _verify(a: argparse.Namespace) -> int:
+    from phonofilm.provenance import verify
+
+    verdict = verify(a.file, trust=a.trust)
+    if a.json:
+        print(json.dumps(asdict(verdict), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(verdict.lines))
+    return {"signed": 0, "altered": 1, "unsigned": 3}[verdict.status]
 
 
 def _add_train(p: argparse.ArgumentParser) -> None:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phonofilm.clip import Clip
+from phonofilm.engines.catalogue import CATALOGUE, capabilities, load
 from phonofilm.engines.engine import Capabilities, Chunk, Engine, Hooks, Progress, join
-from phonofilm.engines.native import NativeEngine
 from phonofilm.request import Request
 
-__all__ = ["Capabilities", "Chunk", "Engine", "Hooks", "NativeEngine", "Progress", "generate", "join"]
+if TYPE_CHECKING:
+    from phonofilm.engines.native import NativeEngine
+
+__all__ = [
+    "CATALOGUE", "Capabilities", "Chunk", "Engine", "Hooks", "NativeEngine", "Progress", "capabilities", "generate",
+    "join", "load",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "NativeEngine":  # brings torch
+        from phonofilm.engines.native import NativeEngine
+
+        return NativeEngine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def generate(prompt: str | Request, **options: Any) -> Clip:
@@ -24,6 +38,8 @@ def generate(prompt: str | Request, **options: Any) -> Clip:
 def _engine() -> NativeEngine:
     global _native
     if _native is None:
+        from phonofilm.engines.native import NativeEngine
+
         _native = NativeEngine()
     return _native
 

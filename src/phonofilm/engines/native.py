@@ -27,6 +27,7 @@ from phonofilm.diffusion.sampler import Progress as Step
 from phonofilm.diffusion.samplers import SAMPLERS
 from phonofilm.diffusion.schedule import SHIFT, shifted_times
 from phonofilm.energy import Meter, Receipt
+from phonofilm.engines.catalogue import CATALOGUE
 from phonofilm.engines.engine import Capabilities, Chunk, Hooks, Progress, join
 from phonofilm.errors import Cancelled, InputError
 from phonofilm.latents import Geometry, Latents
@@ -51,18 +52,6 @@ class Defaults:
     shift: float = SHIFT  # of the time grid
 
 
-CAPABILITIES = Capabilities(
-    name="native",
-    conditions=("first", "last", "continue", "audio", "video"),
-    seconds=(2.0, 4.0),
-    seconds_step=latents.SECONDS_PER_LATENT,
-    sizes=tuple(FORMATS.values()),
-    fps=NATIVE_FPS,
-    sample_rate=NATIVE_RATE,
-    samplers=tuple(SAMPLERS),
-)
-
-
 def shipped_weights() -> Path:
     """The folder of the weights in the package."""
     return Path(str(files("phonofilm"))) / "weights"
@@ -78,7 +67,7 @@ class NativeEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return CAPABILITIES
+        return CATALOGUE["native"]
 
     # --- parts ------------------------------------------------------------------------------------------------------
     @cached_property
@@ -209,11 +198,12 @@ class NativeEngine:
         g = Geometry(count, height // 32, width // 32, latents.columns_from_latents(count), tuple(instants))
         strip = self._empty(g)
         values, mask = strip.values_BND, strip.mask_BN
-        for k, image in enumerate(images.values()):
+        free: dict[str, float] = {condition.role: 1 - condition.strength for condition in request.conditions}
+        for k, (end, image) in enumerate(images.items()):
             z, _ = self.codec.encode(image)
             span = slice(g.extra.start + k * g.n_picture, g.extra.start + (k + 1) * g.n_picture)
             values[:, span] = latents.patchify(z.to(self.device))
-            mask[:, span] = 0
+            mask[:, span] = free.get(end, 0.0)
         if past:
             tail = _tail(past[-1], latents.frames_from_latents(context))
             z, a = self.codec.encode(tail)
@@ -226,7 +216,8 @@ class NativeEngine:
                 z, a = self.codec.encode(clip)
                 if role == "audio" and a is None:
                     raise InputError("the file given as sound has no sound")
-                self._lay(strip, span, latents.patchify(z) if role == "video" else _sound_tokens(a))  # type: ignore[arg-type]
+                tokens = latents.patchify(z) if role == "video" else _sound_tokens(a)  # type: ignore[arg-type]
+                self._lay(strip, span, tokens, free.get(role, 0.0))
         return strip, context
 
     def _empty(self, geometry: Geometry) -> Latents:
@@ -234,9 +225,10 @@ class NativeEngine:
         return Latents(values, geometry, torch.ones(1, geometry.n, device=self.device))
 
     @staticmethod
-    def _lay(strip: Latents, span: slice, tokens_BND: Tensor) -> None:
+    def _lay(strip: Latents, span: slice, tokens_BND: Tensor, free: float = 0.0) -> None:
+        """Put tokens on the strip. free: the noise level that they start with, 0 binds them."""
         strip.values_BND[:, span] = tokens_BND.to(strip.values_BND)
-        strip.mask_BN[:, span] = 0
+        strip.mask_BN[:, span] = free
 
     def _denoise(self, request: Request, strip: Latents, hooks: Hooks, part: int) -> Latents:
         seeds = [
@@ -312,18 +304,21 @@ class NativeEngine:
     def _decode(
         self, made: Latents, keep_from: int, request: Request, given: dict[str, Clip], images: dict[End, Clip]
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Frames and samples from video latent `keep_from` on; given picture and sound are passed through untouched."""
+        """Frames and samples from video latent `keep_from` on; what is given and binds wholly is passed through."""
         video_z, audio_z, _ = latents.unpack(made)
         assert video_z is not None
         if request.picture:
             yield self.codec.decode(video_z, picture=True).frames, None
             return
+        bound = given.keys() - {condition.role for condition in request.conditions if condition.strength < 1}
         for edge, image in images.items():
+            if edge not in bound:
+                continue
             video_z = anchor(self.codec.video, video_z, torch.from_numpy(image.frames[:1]), edge)
         count = latents.frames_from_latents(made.geometry.latents)
         first = latents.frames_from_latents(keep_from)
-        shown = _exactly(given["video"], count).frames if "video" in given else None
-        heard = _exactly(given["audio"], count).audio if "audio" in given else None
+        shown = _exactly(given["video"], count).frames if "video" in bound else None
+        heard = _exactly(given["audio"], count).audio if "audio" in bound else None
         at = 0
         for piece in self.codec.decode_stream(video_z, audio_z):
             assert piece.audio is not None

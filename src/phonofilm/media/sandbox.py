@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,23 +29,7 @@ def decode_apart(job: Job) -> tuple[Report, Frames, Samples]:
         folder = Path(name)
         absolute = dataclasses.replace(job, path=os.path.abspath(job.path))
         (folder / "job.json").write_text(json.dumps(dataclasses.asdict(absolute)), encoding="utf-8")
-        root = str(Path(__file__).resolve().parents[2])
-        keep = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if key in os.environ}
-        env = {**keep, "PYTHONPATH": root, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-P", "-m", "phonofilm.media.sandbox", name]
-        quiet = subprocess.DEVNULL
-        try:
-            child = subprocess.run(
-                command, cwd=name, env=env, stdin=quiet, stdout=quiet, stderr=quiet,
-                timeout=2 * job.limits.cpu_seconds + 30, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise MediaError(f"{job.path}: took too long to decode") from None
-        answer = folder / "report.json"
-        if child.returncode != 0 or not answer.is_file():
-            why = f"signal {-child.returncode}" if child.returncode < 0 else f"code {child.returncode}"
-            raise MediaError(f"{job.path}: the decoder gave up ({why}); the file is damaged or exceeds the limits")
-        told = json.loads(answer.read_text(encoding="utf-8"))
+        told = run_apart("phonofilm.media.sandbox", folder, job.limits, job.path)
         if "error" in told:
             raise MediaError(told["error"].replace(absolute.path, job.path))
         report = Report(**told)
@@ -55,7 +40,32 @@ def decode_apart(job: Job) -> tuple[Report, Frames, Samples]:
     return report, frames.reshape(shape), np.ascontiguousarray(samples.reshape(-1, max(1, report.channels)).T)
 
 
-def _confine(limits: Limits, folder: Path) -> None:
+def run_apart(module: str, folder: Path, limits: Limits, path: str) -> dict[str, Any]:
+    """Run `python -m MODULE FOLDER`, which looks at `path`; returns the FOLDER/report.json that it leaves.
+
+    Raises MediaError if it leaves none, or takes too long.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    keep = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT") if key in os.environ}
+    env = {**keep, "PYTHONPATH": root, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-m", module, str(folder)]
+    quiet = subprocess.DEVNULL
+    try:
+        child = subprocess.run(
+            command, cwd=folder, env=env, stdin=quiet, stdout=quiet, stderr=quiet,
+            timeout=2 * limits.cpu_seconds + 30, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise MediaError(f"{path}: took too long to decode") from None
+    answer = folder / "report.json"
+    if child.returncode != 0 or not answer.is_file():
+        why = f"signal {-child.returncode}" if child.returncode < 0 else f"code {child.returncode}"
+        raise MediaError(f"{path}: the decoder gave up ({why}); the file is damaged or exceeds the limits")
+    told: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+    return told
+
+
+def confine(limits: Limits) -> None:
     """Lower what this process may use; it cannot raise it again."""
     try:
         import resource
@@ -83,7 +93,7 @@ def main(folder: Path) -> None:
     size = told["size"]
     limits = Limits(**told.pop("limits"))
     job = Job(**{**told, "limits": limits, "size": tuple(size) if isinstance(size, list) else size})
-    _confine(limits, folder)
+    confine(limits)
     with (folder / "frames.raw").open("wb") as frames, (folder / "sound.raw").open("wb") as sound:
         try:
             report = decode(job, lambda f: frames.write(f.tobytes()), lambda s: sound.write(s.T.tobytes()))

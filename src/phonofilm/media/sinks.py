@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -35,6 +35,10 @@ _BT709: Final = 1  # ITU-T H.273: primaries, transfer and matrix of ITU-R BT.709
 _LIMITED_RANGE: Final = 1
 
 
+Seal = Callable[[Mapping[Path, Path]], None]
+"""The last step of writing: gets each finished file with the place that it will take, before any of them takes it."""
+
+
 class Sink(Protocol):
     """Takes frames and sound; `finish` completes the file, `abandon` lets go of it."""
 
@@ -50,25 +54,27 @@ class Sink(Protocol):
 
 
 @contextlib.contextmanager
-def opened(path: Path, fps: float, sample_rate: int | None, channels: int) -> Iterator[Sink]:
-    """A sink for `path`; the file takes its place when the block ends well, else nothing is left of it."""
+def opened(path: Path, fps: float, sample_rate: int | None, channels: int, seal: Seal | None = None) -> Iterator[Sink]:
+    """A sink for `path`; the file takes its place when the block and `seal` end well, else nothing is left of it."""
     suffix = path.suffix.lower()
     if is_pattern(path) and suffix == ".png":
-        manager = _sequence(path, fps, sample_rate, channels)
+        manager = _sequence(path, fps, sample_rate, channels, seal)
     elif suffix == "" and path.name and not is_pattern(path):
-        manager = _sequence(path / "%04d.png", fps, sample_rate, channels)
+        manager = _sequence(path / "%04d.png", fps, sample_rate, channels, seal)
     elif suffix not in SUFFIXES:
         raise InputError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}, or none for a folder of PNGs")
     elif suffix == ".wav" and sample_rate is None:
         raise InputError(f"{path}: a clip without sound cannot become a WAV")
     else:
-        manager = _file(path, suffix, fps, sample_rate, channels)
+        manager = _file(path, suffix, fps, sample_rate, channels, seal)
     with manager as sink:
         yield sink
 
 
 @contextlib.contextmanager
-def _file(path: Path, suffix: str, fps: float, sample_rate: int | None, channels: int) -> Iterator[Sink]:
+def _file(
+    path: Path, suffix: str, fps: float, sample_rate: int | None, channels: int, seal: Seal | None
+) -> Iterator[Sink]:
     with replacing(path) as beside:
         sink: Sink
         match suffix:
@@ -83,13 +89,15 @@ def _file(path: Path, suffix: str, fps: float, sample_rate: int | None, channels
         try:
             yield sink
             sink.finish()
+            if seal:
+                seal({beside: path})
         except BaseException:
             sink.abandon()
             raise
 
 
 @contextlib.contextmanager
-def _sequence(pattern: Path, fps: float, sample_rate: int | None, channels: int) -> Iterator[Sink]:
+def _sequence(pattern: Path, fps: float, sample_rate: int | None, channels: int, seal: Seal | None) -> Iterator[Sink]:
     """Made in a folder of its own, then moved; replaces an older sequence of that name."""
     new_folder = not pattern.parent.exists()
     pattern.parent.mkdir(parents=True, exist_ok=True)
@@ -102,9 +110,12 @@ def _sequence(pattern: Path, fps: float, sample_rate: int | None, channels: int)
         except BaseException:
             sink.abandon()
             raise
+        made = [*sequence(beside / pattern.name), *beside.glob(SOUND_FILE)]
+        if seal:
+            seal({file: pattern.parent / file.name for file in made})
         for old in [*sequence(pattern), pattern.parent / SOUND_FILE]:
             old.unlink(missing_ok=True)
-        for new in beside.iterdir():
+        for new in made:
             os.replace(new, pattern.parent / new.name)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -11,10 +11,10 @@ import numpy as np
 
 from phonofilm.clip import Clip, Frames, Samples, samples_in
 from phonofilm.errors import InputError, OutputError, PhonofilmError
-from phonofilm.media.sinks import LAYOUTS, opened
+from phonofilm.media.sinks import LAYOUTS, Seal, opened
 
 
-def write(clip: Clip, path: str | Path) -> None:
+def write(clip: Clip, path: str | Path, *, seal: Seal | None = None) -> None:
     """Write `clip`; the suffix of `path` says how.
 
     .mp4 and .mov (H.264 + AAC), .webm and .mkv (VP9 + Opus), .gif, .wav (sound alone, 16 bit), .png (a clip of one
@@ -22,10 +22,11 @@ def write(clip: Clip, path: str | Path) -> None:
     Odd sizes gain a row or column at the edge where the codec needs it; sound is cut or filled up to the picture's
     length. Raises InputError for a suffix or a clip that does not fit it, OutputError when writing fails; then
     nothing is left behind and an older file of that name stays.
+    seal: the last step, on the finished files before they take their places (see `sinks.Seal`).
     """
     audio = clip.audio
     rate, channels = (audio.sample_rate, audio.channels) if audio else (None, 1)
-    with Writer(path, clip.fps, sample_rate=rate, channels=channels) as writer:
+    with Writer(path, clip.fps, sample_rate=rate, channels=channels, seal=seal) as writer:
         block = max(1, round(clip.fps / 4))  # a quarter of a second at a time, so that the streams interleave
         done = 0
         for start in range(0, len(clip.frames), block):
@@ -47,7 +48,15 @@ class Writer:
     The file appears when the block ends well; else nothing is left of it. Arguments as in `write`.
     """
 
-    def __init__(self, path: str | Path, fps: float, *, sample_rate: int | None = None, channels: int = 1) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        *,
+        sample_rate: int | None = None,
+        channels: int = 1,
+        seal: Seal | None = None,
+    ) -> None:
         self.path, self.fps, self.sample_rate, self.channels = Path(path), float(fps), sample_rate, channels
         self.frames = 0  # written so far
         self._shape: tuple[int, ...] = ()
@@ -59,7 +68,7 @@ class Writer:
             raise InputError(f"sound must have {', '.join(map(str, LAYOUTS))} channels to be written, got {channels}")
         self._stack = contextlib.ExitStack()
         with _clear_errors(self.path):
-            self._sink = self._stack.enter_context(opened(self.path, self.fps, sample_rate, channels))
+            self._sink = self._stack.enter_context(opened(self.path, self.fps, sample_rate, channels, seal))
 
     def add(self, frames: Frames, samples: Samples | None = None) -> None:
         """Append `frames` uint8 (T, H, W, 3) and the sound that goes with them, float32 (C, N) in [-1, 1].

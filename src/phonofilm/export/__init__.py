@@ -1,0 +1,5 @@
+"""Export: from frames and sound to a file that is labelled, written and signed, in this order."""
+
+from phonofilm.export.export import Exported, export, statement
+
+__all__ = ["Exported", "export", "statement"]

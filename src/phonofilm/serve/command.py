@@ -1,0 +1,291 @@
+"""`phonofilm serve`, `worker` and `keys`: parsing, processes, signals."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from phonofilm.errors import InputError
+
+if TYPE_CHECKING:
+    from phonofilm.serve.config import Config
+
+GRACE_SECONDS: Final = 60  # that running jobs get to finish when a worker is told to stop
+DATABASE: Final = "PHONOFILM_DATABASE_URL"  # a password has no place among arguments, which all users of a machine see
+STREAMS_SECONDS: Final = 5  # that answers under way get to finish when the server is told to stop
+Formatter = type[argparse.HelpFormatter]
+
+
+def home() -> Path:
+    """Where a server keeps its things if it is not told: $PHONOFILM_HOME, or the user's data folder."""
+    base = os.environ.get("PHONOFILM_HOME")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "phonofilm"
+
+
+def add_commands(commands: Any, formatter: Formatter) -> None:
+    """Put the commands of the service beside the others."""
+    serve = commands.add_parser("serve", help="run the service: API and a worker", formatter_class=formatter)
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen at")
+    serve.add_argument("--port", type=int, default=8600)
+    serve.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="worker processes on this machine, 0 for none"
+    )
+    serve.add_argument("--insecure", action="store_true", help="let others in without keys")
+    serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name that it is called by")
+    serve.add_argument(
+        "--fetch-from", action="append", default=[], metavar="HOST", help="a host from which images may be fetched"
+    )
+    serve.add_argument("--policy", metavar="WHAT", help="a file of words to refuse, or module:function")
+    _working(serve)
+    _shared(serve)
+    serve.set_defaults(run=_serve)
+    worker = commands.add_parser("worker", help="take jobs from the queue of a service", formatter_class=formatter)
+    _working(worker)
+    _shared(worker)
+    worker.set_defaults(run=_worker)
+    keys = commands.add_parser("keys", help="keys of those who may call the service", formatter_class=formatter)
+    actions = keys.add_subparsers(title="actions", metavar="", required=True)
+    create = actions.add_parser("create", help="make a key, and show it once", formatter_class=formatter)
+    create.add_argument("name")
+    create.add_argument("--seconds-a-day", type=float, help="of film")
+    create.add_argument("--concurrent", type=int, help="jobs that are open at the same time")
+    create.add_argument("--requests-a-minute", type=int)
+    _shared(create)
+    create.set_defaults(run=_keys_create)
+    for name, told, run in (("list", "show all keys", _keys_list), ("revoke", "make a key useless", _keys_revoke)):
+        action = actions.add_parser(name, help=told, formatter_class=formatter)
+        if name == "revoke":
+            action.add_argument("key", help="its id, or its first characters, as `list` shows them")
+        _shared(action)
+        action.set_defaults(run=run)
+
+
+def _working(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--at-once", type=int, default=1, metavar="N", help="films at the same time, in each worker")
+    p.add_argument("--limit", type=float, default=1800.0, metavar="SECONDS", help="for one film")
+    p.add_argument("--keep-days", type=float, default=7.0, metavar="DAYS", help="how long films are kept")
+    p.add_argument("--label", action="store_true", help="draw a small visible label on every film")
+
+
+def _shared(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--data-dir", type=Path, default=home(), metavar="DIR", help="database and films")
+    p.add_argument(
+        "--database-url", metavar="URL", default=os.environ.get(DATABASE),
+        help=f"postgresql://… in place of the embedded SQLite; better given as ${DATABASE}",
+    )  # fmt: skip
+    p.add_argument("--files", metavar="PLACE", help="where films go: a folder, or s3://BUCKET/FOLDER")
+    p.add_argument("--model", default="native", help="the model used where a request names none")
+    p.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
+
+
+def _config(a: argparse.Namespace) -> Config:
+    from phonofilm.serve.config import Config
+
+    serving = {}
+    if hasattr(a, "keep_days"):
+        if a.at_once < 1 or a.limit <= 0:
+            raise InputError(f"at-once must be at least 1 and limit above 0, got {a.at_once} and {a.limit:g}")
+        serving = {"keep_seconds": 86_400 * a.keep_days}
+    if hasattr(a, "host"):
+        serving |= {
+            "host": a.host, "port": a.port, "insecure": a.insecure, "hosts": tuple(a.allow_host),
+            "image_hosts": tuple(a.fetch_from),
+        }  # fmt: skip
+    models = tuple(dict.fromkeys((a.model, "native")))
+    return Config(folder=a.data_dir, database=a.database_url, films=a.files, model=a.model, models=models, **serving)
+
+
+def _serve(a: argparse.Namespace) -> int:
+    config = _config(a)
+    if a.workers < 0:
+        raise InputError(f"workers must be at least 0, got {a.workers}")
+    if a.workers > 1 and config.database_url.startswith("sqlite"):
+        raise InputError("SQLite serves one worker process; for more give --database-url postgresql://…")
+    if not config.local and not config.insecure and not _has_keys(config):
+        raise InputError(
+            f"{config.host} can be reached from other machines: make a key first (phonofilm keys create NAME), "
+            "or let everybody in with --insecure"
+        )
+    import uvicorn
+
+    from phonofilm.jobs.scratch import Scratch
+    from phonofilm.serve.app import create_app
+    from phonofilm.serve.policy import load_hook
+
+    _log_to_stderr()
+    app = create_app(config, load_hook(a.policy))
+    stop = threading.Event()
+    scratch = Scratch()
+    scratch.install()
+    command = [sys.executable, "-m", "phonofilm.cli", "worker", *_worker_options(a, config)]
+    for _ in range(a.workers):
+        threading.Thread(target=_keep_running, args=(command, config.database_url, stop), daemon=True).start()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, config.host, config.port, log_config=None, access_log=False, timeout_graceful_shutdown=STREAMS_SECONDS
+        )
+    )
+    print(f"phonofilm: http://{config.host}:{config.port} (data in {config.folder})", file=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again once it has shut down
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run()
+    finally:
+        stop.set()
+        _wait_for_workers()
+        scratch.remove()
+    return 0
+
+
+def _worker_options(a: argparse.Namespace, config: Config) -> list[str]:
+    options = ["--data-dir", str(a.data_dir), "--files", config.storage, "--model", a.model, "--limit", str(a.limit)]
+    options += ["--at-once", str(a.at_once), "--keep-days", str(a.keep_days), *(["--label"] if a.label else [])]
+    return options + (["--weights", str(a.weights)] if a.weights else [])
+
+
+_children: Final[list[subprocess.Popen[bytes]]] = []
+
+
+def _keep_running(command: list[str], database_url: str, stop: threading.Event) -> None:
+    """Run a worker, and another when it dies; one that dies early waits longer each time."""
+    pause, environment = 0.5, {**os.environ, DATABASE: database_url}
+    while not stop.is_set():
+        began = time.monotonic()
+        with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=environment) as child:
+            _children.append(child)
+            child.wait()
+            _children.remove(child)
+        pause = 0.5 if time.monotonic() - began > 10 else min(8.0, 2 * pause)
+        stop.wait(pause)
+
+
+def _wait_for_workers() -> None:
+    for child in list(_children):
+        child.terminate()
+    for child in list(_children):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_SECONDS + 10)
+
+
+def _worker(a: argparse.Namespace) -> int:
+    config = _config(a)
+    from phonofilm.jobs.scratch import Scratch
+    from phonofilm.jobs.storage import Storage
+    from phonofilm.jobs.store import Store
+    from phonofilm.jobs.worker import Worker, WorkerConfig
+    from phonofilm.provenance import Identity
+    from phonofilm.serve.films import Films
+
+    _log_to_stderr()
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    scratch, storage = Scratch(), Storage(config.storage)
+    scratch.install()
+    storage.clear()
+    with Store(config.database_url, keep_seconds=config.keep_seconds) as store:
+        films = Films(Identity.default(), label=a.label)
+        settings = WorkerConfig(weights=a.weights, at_once=a.at_once, limit_seconds=a.limit)
+        worker = Worker(store, storage, films, settings)
+        worker.start()
+        _follow_parent(ended.set)
+        ended.wait()
+        worker.stop(GRACE_SECONDS)
+    scratch.remove()
+    if worker.busy:  # an engine that does not stop must not keep the process
+        os._exit(0)
+    return 0
+
+
+def _follow_parent(act: Callable[[], None]) -> None:
+    """Call `act` when the process that started this one is gone: its end of the pipe at stdin closes then."""
+    import stat
+
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1024):
+                pass
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _has_keys(config: Config) -> bool:
+    from phonofilm.jobs import keys
+    from phonofilm.jobs.store import Store
+
+    with Store(config.database_url) as store:
+        return any(key.revoked_at is None for key in keys.every(store))
+
+
+def _keys_create(a: argparse.Namespace) -> int:
+    from phonofilm.jobs import keys
+    from phonofilm.jobs.store import Limits, Store
+
+    with Store(_config(a).database_url) as store:
+        key, text = keys.create(store, a.name, Limits(a.seconds_a_day, a.concurrent, a.requests_a_minute))
+    print(text)
+    print(f"phonofilm: the key of {key.name} ({key.id}); it is not stored and cannot be shown again", file=sys.stderr)
+    return 0
+
+
+def _keys_list(a: argparse.Namespace) -> int:
+    from phonofilm.jobs import keys
+    from phonofilm.jobs.store import Store
+
+    with Store(_config(a).database_url) as store:
+        for key in keys.every(store):
+            made = time.strftime("%Y-%m-%d", time.gmtime(key.created_at))
+            state = "revoked" if key.revoked_at else "valid"
+            limits = {name: value for name, value in vars(key.limits).items() if value is not None}
+            print(f"{key.id}  {key.shown}…  {made}  {state:7}  {key.name}  {json.dumps(limits) if limits else ''}")
+    return 0
+
+
+def _keys_revoke(a: argparse.Namespace) -> int:
+    from phonofilm.jobs import keys
+    from phonofilm.jobs.store import Store
+
+    with Store(_config(a).database_url) as store:
+        key = keys.revoke(store, a.key)
+    print(f"{key.id} of {key.name} is revoked")
+    return 0
+
+
+class _Lines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"), "level": record.levelname.lower(),
+            "logger": record.name, "message": record.getMessage(),
+        }  # fmt: skip
+        if name := getattr(record, "request_id", None):
+            line["request_id"] = name
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name in ("httpx", "dbos", "multipart", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,124 @@
+"""What goes over the wire, in the shapes of OpenAI's Videos API, with our additions marked."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from phonofilm.jobs.job import Job
+
+
+class VideoError(BaseModel):
+    code: str
+    message: str
+
+
+class Video(BaseModel):
+    """A film, made or being made. Times are whole seconds since 1970."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: Literal["queued", "in_progress", "completed", "failed"]
+    progress: int = Field(ge=0, le=100)
+    created_at: int
+    completed_at: int | None = None
+    expires_at: int | None = None
+    prompt: str
+    seconds: str
+    size: str
+    remixed_from_video_id: str | None = None
+    error: VideoError | None = None
+    stage: str = Field(description="addition: what is being done")
+    seed: int = Field(description="addition: the same seed and request make the same film")
+    held: bool = Field(default=False, description="addition: paused while queued")
+    priority: int = Field(default=0, description="addition: -10 (late) to 10 (early)")
+    notes: list[str] = Field(default_factory=list, description="addition: remarks of the engine")
+
+    @classmethod
+    def of(cls, job: Job) -> Video:
+        wish = job.request
+        width, height = wish.pixels
+        error = VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None
+        return cls(
+            id=job.id, model=wish.model, status=job.status, progress=job.progress, created_at=int(job.created_at),
+            completed_at=None if job.completed_at is None else int(job.completed_at),
+            expires_at=None if job.expires_at is None else int(job.expires_at), prompt=wish.prompt,
+            seconds=f"{wish.seconds:g}", size=f"{width}x{height}",
+            remixed_from_video_id=job.source if job.kind == "remix" else None, error=error, stage=job.stage,
+            seed=wish.seed, held=job.held, priority=job.priority, notes=job.notes,
+        )  # fmt: skip
+
+
+class VideoList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Video]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+    @classmethod
+    def of(cls, jobs: list[Job], limit: int) -> VideoList:
+        """A page of at most `limit` of the jobs, which may be one more."""
+        data = [Video.of(job) for job in jobs[:limit]]
+        ends = (data[0].id, data[-1].id) if data else (None, None)
+        return cls(data=data, has_more=len(jobs) > limit, first_id=ends[0], last_id=ends[1])
+
+
+class Deleted(BaseModel):
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: Literal[True] = True
+
+
+class Character(BaseModel):
+    id: str
+    object: Literal["character"] = "character"
+    name: str
+    created_at: int
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    conditions: list[str] = Field(description="addition: what may be given")
+    sizes: list[str] = Field(description="addition: WIDTHxHEIGHT in pixels")
+    seconds: list[float] = Field(description="addition: shortest, longest, step")
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(BaseModel):
+    error: ErrorBody
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorEnvelope, "description": what}
+    for status, what in (
+        (400, "the request is not possible"),
+        (401, "no key, or a wrong one"),
+        (403, "not from this place"),
+        (404, "there is no such thing, or it is somebody else's"),
+        (405, "not here"),
+        (409, "it is not in a state for that"),
+        (413, "larger than is taken"),
+        (416, "no such part of it"),
+        (429, "too many requests, or beyond the quota"),
+        (500, "something went wrong here"),
+        (503, "not ready"),
+        (507, "no room to store it"),
+    )
+}
