@@ -14,7 +14,7 @@ demo: $(STAMP)
 	@ls -l out/demo*
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -rs
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests scripts

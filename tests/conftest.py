@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from local_postgres import Cluster, binaries
 
 from phonofilm.clip import Audio, Clip
 
@@ -64,3 +65,12 @@ def python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL server for this session, which does not wait for the disk."""
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed: no initdb in $PATH, at pg_config or the usual places")
+    with Cluster(durable=False) as cluster:
+        yield cluster

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -10,16 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phonofilm.text.encoder import TextEncoder, TextEncoderConfig, drop_text
-from phonofilm.text.tokenizer import (
-    CLOSE,
-    OPEN,
-    PAD,
-    START,
-    Tokenizer,
-    normalise,
-    spoken_words,
-    train_tokenizer,
-)
+from phonofilm.text.tokenizer import CLOSE, OPEN, PAD, START, Tokenizer, train_tokenizer
+from phonofilm.text.words import known_words, normalise, spoken_words, unknown_words
 
 CAPTIONS = [
     f'a {colour} {kind} {act} {where}, and a woman says "{word}"'
@@ -90,7 +84,13 @@ def test_a_saved_tokenizer_is_the_same(tmp_path: Path) -> None:
     text = 'a Müller says "Grüß Gott" on wooden floors'
     assert loaded.ids(text) == TOKENIZER.ids(text) and loaded.size == TOKENIZER.size
     assert loaded.unknown_words(text) == TOKENIZER.unknown_words(text)
+    assert unknown_words(text, *known_words(tmp_path / "tokenizer.json")) == ["müller", '"grüß gott"', "floors"]
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_words_are_looked_up_without_torch(python: Callable[..., CompletedProcess[str]]) -> None:
+    done = python("import phonofilm.text.words, phonofilm.playhouse.captions; assert 'torch' not in sys.modules")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"bpe": {}, "words": [], "sayings": []}'])

@@ -10,9 +10,16 @@ class PhonofilmError(Exception):
 
 
 class InputError(PhonofilmError, ValueError):
-    """What was asked for is impossible: the message names the value and what is allowed. Exit code 2."""
+    """What was asked for is impossible: the message names the value and what is allowed. Exit code 2.
+
+    field: the part of a request that it is about, where one is to blame.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "", field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class MediaError(InputError):

@@ -33,18 +33,22 @@ class Capabilities:
         low, high = self.seconds
         if not request.picture:
             if not low <= request.seconds <= high:
-                raise InputError(f"{self.name} makes clips of {low:g} to {high:g} seconds, got {request.seconds:g}")
+                raise InputError(
+                    f"{self.name} makes clips of {low:g} to {high:g} seconds, got {request.seconds:g}", "seconds"
+                )
             if abs(request.seconds / self.seconds_step - round(request.seconds / self.seconds_step)) > 1e-6:
                 raise InputError(
-                    f"{self.name} makes lengths in steps of {self.seconds_step:g} s, got {request.seconds:g}"
+                    f"{self.name} makes lengths in steps of {self.seconds_step:g} s, got {request.seconds:g}", "seconds"
                 )
         if request.pixels not in self.sizes:
             allowed = ", ".join(f"{w}x{h}" for w, h in self.sizes)
-            raise InputError(f"{self.name} makes pictures of {allowed} pixels, got {request.size!r}")
+            raise InputError(f"{self.name} makes pictures of {allowed} pixels, got {request.size!r}", "size")
         if request.fps is not None and request.fps != self.fps:
-            raise InputError(f"{self.name} makes {self.fps:g} frames a second, got {request.fps:g}")
+            raise InputError(f"{self.name} makes {self.fps:g} frames a second, got {request.fps:g}", "fps")
         if request.steps is not None and not self.steps[0] <= request.steps <= self.steps[1]:
-            raise InputError(f"{self.name} takes {self.steps[0]} to {self.steps[1]} steps, got {request.steps}")
+            raise InputError(
+                f"{self.name} takes {self.steps[0]} to {self.steps[1]} steps, got {request.steps}", "steps"
+            )
         if request.sampler is not None and request.sampler not in self.samplers:
             raise InputError(f"sampler must be one of {', '.join(self.samplers)}, got {request.sampler!r}")
         for condition in request.conditions:

@@ -15,6 +15,7 @@ Status = Literal["queued", "in_progress", "completed", "failed"]
 Kind = Literal["create", "remix", "edit", "extension"]
 OPEN: Final = ("queued", "in_progress")  # states that end one day
 FILES: Final = ("video", "thumbnail", "spritesheet", "receipt")  # what a completed job leaves, by variant
+AGAIN: Final = "tried again"  # how the note of a retry begins
 LOCAL: Final = "local"  # the owner where no keys are asked for
 
 
@@ -53,10 +54,16 @@ class Job:
     files: dict[str, str] = field(default_factory=dict)  # variant → name in the storage
     receipt: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)  # what the engine remarked, such as words that it never saw
+    trace: str | None = None  # of the call that asked for it
 
     @property
     def open(self) -> bool:
         return self.status in OPEN
+
+    @property
+    def retries(self) -> int:
+        """Executions that ended with an error which may pass."""
+        return sum(note.startswith(AGAIN) for note in self.notes)
 
 
 def new_id(kind: str) -> str:

@@ -18,6 +18,16 @@ from phonofilm.jobs.store import Limits, Store
 PREFIX: Final = "pf_"  # so that a key that leaked is known for what it is
 BYTES: Final = 24  # 192 bits
 _K: Final = schema.keys
+_C: Final = schema.calls
+
+# Statements of every call, built once.
+_FIND: Final = sa.select(_K).where((_K.c.digest == sa.bindparam("of")) & _K.c.revoked_at.is_(None))
+_COUNT: Final = (
+    sa.update(_C)
+    .where((_C.c.owner == sa.bindparam("by")) & (_C.c.minute == sa.bindparam("at")))
+    .values(count=_C.c.count + 1)
+    .returning(_C.c.count)
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ def create(store: Store, name: str, limits: Limits | None = None) -> tuple[Key, 
         "id": new_id("key"), "name": name.strip(), "digest": _digest(text), "shown": text[: len(PREFIX) + 4],
         "created_at": time.time(), "revoked_at": None, **vars(limits),
     }  # fmt: skip
-    with store.engine.begin() as c:
+    with store.writing() as c:
         c.execute(sa.insert(_K).values(row))
     return _key(row), text
 
@@ -57,11 +67,7 @@ def find(store: Store, text: str) -> Key | None:
     It is looked up by its SHA-256: a comparison that stops early tells nothing about a key of 192 random bits.
     """
     with store.reading() as c:
-        row = (
-            c.execute(sa.select(_K).where((_K.c.digest == _digest(text)) & _K.c.revoked_at.is_(None)))
-            .mappings()
-            .first()
-        )
+        row = c.execute(_FIND, {"of": _digest(text)}).mappings().first()
     return _key(row) if row is not None else None
 
 
@@ -73,7 +79,7 @@ def every(store: Store) -> list[Key]:
 
 def revoke(store: Store, id: str) -> Key:
     """Make a key useless from now on. Raises InputError if there is none of that id (or of those first characters)."""
-    with store.engine.begin() as c:
+    with store.writing() as c:
         named = (_K.c.id == id) | (_K.c.shown == id)
         rows = c.execute(sa.select(_K).where(named)).mappings().all()
         if len(rows) != 1:
@@ -85,14 +91,13 @@ def revoke(store: Store, id: str) -> Key:
 
 def count_call(store: Store, owner: str, most: int | None) -> bool:
     """Count a call of this minute; False if it is one too many."""
-    t, minute = schema.calls, int(time.time() // 60)
-    here = (t.c.owner == owner) & (t.c.minute == minute)
-    with store.light() as c:
+    minute = int(time.time() // 60)
+    with store.writing(light=True) as c:
         store.lock(c, owner)
-        count = c.execute(sa.update(t).where(here).values(count=t.c.count + 1).returning(t.c.count)).scalar()
+        count = c.execute(_COUNT, {"by": owner, "at": minute}).scalar()
         if count is None:
-            c.execute(sa.delete(t).where((t.c.owner == owner) & (t.c.minute < minute)))
-            c.execute(sa.insert(t).values(owner=owner, minute=minute, count=1))
+            c.execute(sa.delete(_C).where((_C.c.owner == owner) & (_C.c.minute < minute)))
+            c.execute(sa.insert(_C).values(owner=owner, minute=minute, count=1))
             count = 1
     return most is None or count <= most
 

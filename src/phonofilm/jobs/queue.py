@@ -33,7 +33,7 @@ class Tickets:
         from dbos import DBOSClient
         from dbos._sys_db import SystemDatabase  # the client does not migrate, and there is no public way to
 
-        logging.getLogger("dbos").setLevel(logging.WARNING)
+        _log_as_we_do()
         database = SystemDatabase.create(
             system_database_url=url, engine_kwargs={}, engine=None, schema="dbos", serializer=_serializer(),
             executor_id=None, use_listen_notify=False,
@@ -88,9 +88,11 @@ class Taker:
         config: DBOSConfig = {
             "name": APPLICATION, "system_database_url": url, "executor_id": worker, "application_version": VERSION,
             "log_level": "WARNING", "serializer": _serializer(), "use_listen_notify": False,
+            "sys_db_pool_size": at_once + 4,
         }  # fmt: skip
         self._dbos, self._at_once = DBOS, at_once
         DBOS(config=config)
+        _log_as_we_do()
 
         @DBOS.workflow(
             name=WORKFLOW, max_recovery_attempts=None, serialization_type=WorkflowSerializationFormat.PORTABLE
@@ -112,6 +114,14 @@ class Taker:
     def stop(self, seconds: int) -> None:
         """Take no more tickets, and wait so long for what runs."""
         self._dbos.destroy(workflow_completion_timeout_sec=seconds)
+
+
+def _log_as_we_do() -> None:
+    """DBOS has brought a handler of its own."""
+    log = logging.getLogger("dbos")
+    log.setLevel(logging.WARNING)
+    log.handlers.clear()
+    log.propagate = True
 
 
 def _serializer() -> Any:

@@ -20,7 +20,7 @@ BATCH: Final = 100
 def known_upload(store: Store, owner: str, digest: str) -> str | None:
     """The kind of an owner's upload, which from now on is kept for as long as if it was new; None: not there."""
     t = schema.uploads
-    with store.engine.begin() as c:
+    with store.writing() as c:
         mine = (t.c.owner == owner) & (t.c.digest == digest)
         used = sa.update(t).where(mine).values(used_at=schema.now(c)).returning(t.c.kind)
         return c.execute(used).scalar()
@@ -30,7 +30,7 @@ def keep_upload(store: Store, owner: str, digest: str, kind: str, size: int) -> 
     """Note an upload whose file is in the storage."""
     t = schema.uploads
     row = {"kind": kind, "bytes": size, "name": upload_name(owner, digest)}
-    with store.engine.begin() as c:
+    with store.writing() as c:
         store.lock(c, owner)
         used = row | {"used_at": schema.now(c)}
         if not c.execute(sa.update(t).where((t.c.owner == owner) & (t.c.digest == digest)).values(used)).rowcount:
@@ -62,7 +62,7 @@ def _forget_uploads(store: Store, storage: Storage) -> None:
         films = sa.exists().where((j.owner == owner) & told)
         needed = films | sa.exists().where((k.owner == owner) & (k.digest == digest))
         try:
-            with store.engine.begin() as c:  # whoever sends it again meanwhile waits until its file is gone
+            with store.writing() as c:  # whoever sends it again meanwhile waits until its file is gone
                 if c.dialect.name == "postgresql":
                     c.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '5min'")
                 late = (u.owner == owner) & (u.digest == digest) & (u.used_at < schema.now(c) - store.keep_seconds)

@@ -10,6 +10,9 @@ import sqlalchemy as sa
 
 from phonofilm.errors import InputError
 
+AWAY: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+"""What is raised while the database is away: unreachable, stopped, locked for too long, or without room."""
+
 meta: Final = sa.MetaData()
 _Time = sa.Double
 _Text = sa.Text
@@ -48,6 +51,7 @@ jobs: Final = sa.Table(
     sa.Column("notes", sa.JSON, nullable=False),
     sa.Column("idempotency", _Text),  # the caller's key for "this call once"
     sa.Column("fingerprint", _Text),  # of what that call asked
+    sa.Column("trace", _Text),
     sa.UniqueConstraint("owner", "idempotency"),
     sa.Index("jobs_of_owner", "owner", "created_at", "id"),
     sa.Index("jobs_by_status", "status", "owner", "priority", "round"),

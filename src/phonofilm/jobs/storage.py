@@ -63,6 +63,10 @@ class Storage:
                 left -= len(block)
                 yield block
 
+    def file(self, name: str) -> Path | None:
+        """Where a file lies on this machine; None in an object store."""
+        return Path(self._path(name)) if self.local else None
+
     def fetch(self, name: str, target: Path) -> Path:
         """Copy a file out. Raises FileNotFoundError."""
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
 
-from phonofilm.jobs import schema
+from phonofilm.jobs import schema, traces
 from phonofilm.jobs.job import LOCAL, OPEN, Job, JobError, Kind, fingerprint, new_id
 from phonofilm.jobs.queue import Tickets
 from phonofilm.request import Request
@@ -29,6 +30,15 @@ PRIORITIES: Final = (-10, 10)
 _BAND: Final = 100_000_000  # rounds of one priority
 _BACK: Final = {"status": "queued", "stage": "queued", "progress": 0, "worker": None}
 _J: Final = schema.jobs
+
+# Statements of the calls that come most often, built once.
+_ADD: Final = sa.insert(_J)
+_GET: Final = sa.select(_J).where(_J.c.id == sa.bindparam("job"))
+_MINE: Final = (_J.c.owner == sa.bindparam("by")) & (_J.c.priority == sa.bindparam("at"))
+_LAST: Final = sa.select(
+    *(sa.select(sa.func.max(_J.c.round)).where((_J.c.status == s) & _MINE).scalar_subquery() for s in OPEN),
+    sa.select(schema.rounds.c.round).where(schema.rounds.c.priority == sa.bindparam("at")).scalar_subquery(),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Store:
     def __init__(self, url: str, *, keep_seconds: float = KEEP_SECONDS) -> None:
         self.url, self.keep_seconds = url, keep_seconds
         self.engine = schema.connect(url)
+        single = self.engine.dialect.name == "sqlite"  # which lets those who wait sleep longer than needed
+        self._turn: contextlib.AbstractContextManager[Any] = threading.Lock() if single else contextlib.nullcontext()
         with self.engine.begin() as c:
             schema.prepare(c)
             known = set(c.execute(sa.select(schema.rounds.c.priority)).scalars())
@@ -70,9 +82,9 @@ class Store:
             yield c
 
     @contextlib.contextmanager
-    def light(self) -> Iterator[sa.Connection]:
-        """A transaction that may be lost when the power fails, and is quick for it."""
-        with self.engine.connect().execution_options(light=True) as c, c.begin():
+    def writing(self, *, light: bool = False) -> Iterator[sa.Connection]:
+        """A transaction. light: it may be lost when the power fails, and is quick for it."""
+        with self._turn, self.engine.connect().execution_options(light=light) as c, c.begin():
             yield c
 
     # --- by those who ask -------------------------------------------------------------------------------------------
@@ -94,34 +106,45 @@ class Store:
         """
         if not PRIORITIES[0] <= priority <= PRIORITIES[1]:
             raise JobError("invalid_priority", f"priority must be {PRIORITIES[0]}..{PRIORITIES[1]}, got {priority}")
-        asked = fingerprint(request, kind=kind, source=source)
-        job = Job(new_id("video"), owner, request, kind, source, priority=priority, ticket=new_id("ticket"))
-        with self.engine.begin() as c:
+        job = Job(
+            new_id("video"), owner, request, kind, source, priority=priority, ticket=new_id("ticket"),
+            trace=traces.current(),
+        )  # fmt: skip
+        with self.writing() as c:
             self.lock(c, owner)
             if idempotency is not None:
                 mine = (_J.c.owner == owner) & (_J.c.idempotency == idempotency)
                 row = c.execute(sa.select(_J).where(mine)).mappings().first()
                 if row is not None:
-                    if row["fingerprint"] != asked:
+                    if row["fingerprint"] != fingerprint(request, kind=kind, source=source):
                         raise JobError("idempotency_mismatch", "this idempotency key was used for another request")
                     return _job(row)
             self._check(c, owner, request, limits or Limits())
             place = self._last_round(c, owner, priority) + 1
-            values = {**_values(job), "idempotency": idempotency, "fingerprint": asked, "round": place}
-            c.execute(sa.insert(_J).values(values))
+            asked = None if idempotency is None else fingerprint(request, kind=kind, source=source)
+            c.execute(_ADD, {**_values(job), "idempotency": idempotency, "fingerprint": asked, "round": place})
             self.tickets.hand_out(c, job.id, job.ticket, _rank(priority, place))
         return job
 
     def get(self, id: str, owner: str | None = None) -> Job | None:
         """A job, or None if there is none, or it is not `owner`'s."""
         with self.reading() as c:
-            row = c.execute(sa.select(_J).where(_J.c.id == id)).mappings().first()
+            row = c.execute(_GET, {"job": id}).mappings().first()
         return _job(row) if row is not None and owner in (None, row["owner"]) else None
 
-    def jobs_of(self, owner: str, *, after: str | None = None, limit: int = 20, newest_first: bool = True) -> list[Job]:
+    def jobs_of(
+        self,
+        owner: str,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        newest_first: bool = True,
+        ended: bool | None = None,
+    ) -> list[Job]:
         """At most `limit` jobs of an owner by age, from the one behind `after` on.
 
-        Raises JobError "not_found" if `after` is no job of the owner.
+        ended: only those that have ended (True) or have not (False). Raises JobError "not_found" if `after` is no job
+        of the owner.
         """
         wanted = sa.select(_J).where(_J.c.owner == owner)
         place = sa.tuple_(_J.c.created_at, _J.c.id)
@@ -132,12 +155,14 @@ class Store:
                     raise JobError("not_found", f"no video {after!r} to list from")
                 here = sa.tuple_(sa.literal(edge["created_at"]), sa.literal(edge["id"]))
                 wanted = wanted.where(place < here if newest_first else place > here)
+            if ended is not None:
+                wanted = wanted.where(_J.c.status.not_in(OPEN) if ended else _J.c.status.in_(OPEN))
             order = (_J.c.created_at.desc(), _J.c.id.desc()) if newest_first else (_J.c.created_at, _J.c.id)
             return [_job(row) for row in c.execute(wanted.order_by(*order).limit(limit)).mappings()]
 
     def cancel(self, id: str) -> Job | None:
         """Stop a job: a queued one at once, a running one within a step. Returns it as it is now."""
-        with self.engine.begin() as c:
+        with self.writing() as c:
             wanted = (_J.c.id == id) & _J.c.status.in_(OPEN)
             status = c.execute(sa.update(_J).where(wanted).values(cancelled=True).returning(_J.c.status)).scalar()
             if status == "queued":
@@ -146,7 +171,7 @@ class Store:
 
     def hold(self, id: str, held: bool) -> Job | None:
         """Pause a queued job, or let it go on, behind those that wait."""
-        with self.engine.begin() as c:
+        with self.writing() as c:
             waiting = (_J.c.id == id) & (_J.c.status == "queued") & (_J.c.held != held)
             if c.execute(sa.update(_J).where(waiting).values(held=held)).rowcount and not held:
                 self._requeue(c, id, last=True)
@@ -156,7 +181,7 @@ class Store:
         """Give a queued job another priority."""
         if not PRIORITIES[0] <= priority <= PRIORITIES[1]:
             raise JobError("invalid_priority", f"priority must be {PRIORITIES[0]}..{PRIORITIES[1]}, got {priority}")
-        with self.engine.begin() as c:
+        with self.writing() as c:
             waiting = (_J.c.id == id) & (_J.c.status == "queued")
             if c.execute(sa.update(_J).where(waiting).values(priority=priority, round=0)).rowcount:
                 self._requeue(c, id, last=True)
@@ -171,14 +196,14 @@ class Store:
 
     def forget(self, id: str) -> None:
         """Delete the row, with the preview."""
-        with self.engine.begin() as c:
+        with self.writing() as c:
             c.execute(sa.delete(schema.previews).where(schema.previews.c.job == id))
             c.execute(sa.delete(_J).where(_J.c.id == id))
 
     # --- by workers -------------------------------------------------------------------------------------------------
     def begin(self, id: str, ticket: str, worker: str) -> Job | None:
         """Start an execution; None if the ticket is stale, or the job is held, stopped, or has killed too often."""
-        with self.engine.begin() as c:
+        with self.writing() as c:
             mine = (_J.c.id == id) & (_J.c.ticket == ticket) & _J.c.status.in_(OPEN) & ~_J.c.held
             now = time.time()
             begun = {
@@ -191,25 +216,26 @@ class Store:
             if row["cancelled"]:
                 self._end(c, id, "failed", error_code="cancelled", error_message="cancelled")
                 return None
-            if row["attempt"] > MOST_ATTEMPTS:
+            job = _job(row)
+            if job.attempt - job.retries > MOST_ATTEMPTS:
                 told = f"given up after {MOST_ATTEMPTS} executions whose worker died"
                 self._end(c, id, "failed", error_code="worker_died", error_message=told)
                 return None
             t = schema.rounds
             served = (t.c.priority == row["priority"]) & (t.c.round < row["round"])
             c.execute(sa.update(t).where(served).values(round=row["round"]))
-            return _job(row)
+            return job
 
     def report(self, job: Job, stage: str, progress: int) -> bool:
         """Say how far an execution is; False if it is to stop: cancelled, deleted, or taken over."""
         mine = self._mine(job) & ~_J.c.cancelled
-        with self.light() as c:
+        with self.writing(light=True) as c:
             return c.execute(sa.update(_J).where(mine).values(stage=stage, progress=progress)).rowcount > 0
 
     def preview(self, job: Job, jpeg: bytes) -> None:
         """Keep a picture of the running latents in place of the last one, while the execution is the latest."""
         t = schema.previews
-        with self.light() as c:
+        with self.writing(light=True) as c:
             if c.execute(sa.select(_J.c.id).where(self._mine(job)).with_for_update(read=True)).first() is None:
                 return
             if not c.execute(sa.update(t).where(t.c.job == job.id).values(number=t.c.number + 1, jpeg=jpeg)).rowcount:
@@ -225,12 +251,12 @@ class Store:
     def publish(self, job: Job, files: Mapping[str, str], receipt: Mapping[str, Any], notes: Sequence[str]) -> bool:
         """End an execution well. False if it is no longer this one's to end: its files must go."""
         made = {"files": dict(files), "receipt": dict(receipt), "notes": list(notes)}
-        with self.engine.begin() as c:
+        with self.writing() as c:
             return self._end(c, job.id, "completed", attempt=job.attempt, **made)
 
     def fail(self, job: Job, code: str, message: str) -> bool:
         """End an execution badly. False if it is no longer this one's to end."""
-        with self.engine.begin() as c:
+        with self.writing() as c:
             return self._end(c, job.id, "failed", attempt=job.attempt, error_code=code, error_message=message)
 
     def retry(self, job: Job, seconds: float, why: str) -> bool:
@@ -239,7 +265,7 @@ class Store:
 
     def put_back(self, job: Job, seconds: float = 0.0, **values: Any) -> bool:
         """Give an execution up for another one to come. False if it is to stop, or is no longer the latest."""
-        with self.engine.begin() as c:
+        with self.writing() as c:
             if not c.execute(sa.update(_J).where(self._mine(job) & ~_J.c.cancelled).values(_BACK | values)).rowcount:
                 return False
             self._requeue(c, job.id, delay=seconds)
@@ -248,7 +274,7 @@ class Store:
     # --- the life of workers ----------------------------------------------------------------------------------------
     def sign_of_life(self, worker: str, state: Mapping[str, Any]) -> None:
         t = schema.workers
-        with self.light() as c:
+        with self.writing(light=True) as c:
             values = {"seen_at": schema.now(c), "state": dict(state)}
             if not c.execute(sa.update(t).where(t.c.id == worker).values(values)).rowcount:
                 c.execute(sa.insert(t).values(id=worker, **values))
@@ -256,13 +282,13 @@ class Store:
     def sign_off(self, worker: str, *, if_dead: bool = False) -> None:
         """Forget a worker; see `orphans` for what it leaves."""
         t = schema.workers
-        with self.engine.begin() as c:
+        with self.writing() as c:
             late = t.c.seen_at < schema.now(c) - DEAD_AFTER if if_dead else sa.true()
             c.execute(sa.delete(t).where((t.c.id == worker) & late))
 
     def declare_dead(self, worker: str) -> None:
         """Say of a worker what is known without waiting: its process is gone."""
-        with self.engine.begin() as c:
+        with self.writing() as c:
             c.execute(sa.update(schema.workers).where(schema.workers.c.id == worker).values(seen_at=0.0))
 
     def dead(self, *, declared: bool = False) -> list[str]:
@@ -356,19 +382,11 @@ class Store:
         Rounds make the order fair (start-time fair queueing: Goyal, Vin, Cheng 1996): an owner's jobs are one round
         apart, and whoever comes late joins the round that is being served, so that nobody is overtaken for ever.
         """
-        last = [
-            sa.select(sa.func.max(_J.c.round)).where(
-                (_J.c.status == status) & (_J.c.owner == owner) & (_J.c.priority == priority)
-            )
-            for status in OPEN
-        ]
-        served = sa.select(schema.rounds.c.round).where(schema.rounds.c.priority == priority)
-        found = c.execute(sa.select(*(query.scalar_subquery() for query in (*last, served)))).one()
-        return max(value or 0 for value in found)
+        return max(value or 0 for value in c.execute(_LAST, {"by": owner, "at": priority}).one())
 
     def _put_back_all(self, which: sa.ColumnElement[bool]) -> list[str]:
         """Put jobs back into the queue; those that another process is changing are left for the next time."""
-        with self.engine.begin() as c:
+        with self.writing() as c:
             found = [row[0] for row in c.execute(sa.select(_J.c.id).where(which).with_for_update(skip_locked=True))]
             for id in found:
                 c.execute(sa.update(_J).where(_J.c.id == id).values(_BACK))

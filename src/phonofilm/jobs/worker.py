@@ -24,15 +24,16 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
-import sqlalchemy as sa
 
 from phonofilm.engines import Engine, Hooks, Progress, load
-from phonofilm.errors import Cancelled, InputError, OutputError, PhonofilmError
-from phonofilm.jobs.job import Job
+from phonofilm.errors import Cancelled, CheckpointError, InputError, OutputError, PhonofilmError
+from phonofilm.jobs.job import AGAIN, Job
 from phonofilm.jobs.queue import Taker
 from phonofilm.jobs.retention import tidy
+from phonofilm.jobs.schema import AWAY
 from phonofilm.jobs.storage import Storage, upload_name
 from phonofilm.jobs.store import DEAD_AFTER, Store
+from phonofilm.jobs.traces import span
 from phonofilm.request import Request
 
 log = logging.getLogger("phonofilm.worker")
@@ -43,7 +44,7 @@ TIDY_SECONDS: Final = 30.0  # between looks for what has expired or went astray
 RETRIES: Final = 3  # executions after an error that may pass
 BACKOFF_SECONDS: Final = 2.0  # before the first of them; each next one waits twice as long
 STEP_SECONDS: Final = 30.0  # that an engine gets to notice that it is to stop
-AWAY: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)  # what an absent database raises
+PREVIEW_SECONDS: Final = 1.0  # from one preview to the next, at least
 _SHARES: Final = {"condition": (0, 5), "denoise": (5, 80), "decode": (80, 95), "export": (95, 99)}  # of progress
 
 Export = Callable[[Any, Path, Job], dict[str, Path]]
@@ -119,7 +120,8 @@ class Worker:
         try:
             job = self._surely(lambda: self.store.begin(id, ticket, self.id))
             if job is not None:
-                self._surely(self._try(job, began))
+                with span("job", job.trace, id=id, attempt=job.attempt, model=job.request.model):
+                    self._surely(self._try(job, began))
         finally:
             del self._running[ticket]
 
@@ -129,19 +131,17 @@ class Worker:
             return self._make(job, began)
         except Cancelled:
             return lambda: self._stopped(job, began)
-        except InputError as error:
-            told = str(error)
-            return lambda: self.store.fail(job, "invalid_request", told)
         except MemoryError:
             return lambda: self.store.fail(job, "out_of_memory", "the film needs more memory than this machine has")
         except Exception as error:  # the job's failure must not be the worker's
             code, told = _told(error)
+            if code == "invalid_request":
+                return lambda: self.store.fail(job, "invalid_request", told)
             log.warning("job %s, attempt %d: %s", job.id, job.attempt, error, exc_info=code is None)
-            tries = sum(note.startswith("tried again") for note in job.notes)
-            wait = BACKOFF_SECONDS * 2**tries
-            if tries >= RETRIES:
+            wait = BACKOFF_SECONDS * 2**job.retries
+            if job.retries >= RETRIES:
                 return lambda: self.store.fail(job, code or "generation_failed", told)
-            why = f"tried again after {wait:g} s: {told}"
+            why = f"{AGAIN} after {wait:g} s: {told}"
             return lambda: self.store.retry(job, wait, why) or self._stopped(job, began)
 
     def _stopped(self, job: Job, began: float) -> bool:
@@ -157,15 +157,16 @@ class Worker:
         place = _place(job)
         with tempfile.TemporaryDirectory(prefix="phonofilm.") as name:
             folder = Path(name)
-            request = self._with_media(job.request, job.owner, folder)
-            chunks = self.engine(job.request.model).generate(request, hooks)
-            made = self.export(chunks, folder, job)
+            with span("generate"):
+                request = self._with_media(job.request, job.owner, folder)
+                made = self.export(self.engine(job.request.model).generate(request, hooks), folder, job)
             hooks.progress(Progress("export", 1, 2))
             receipt = json.loads(made["receipt"].read_text(encoding="utf-8")) if "receipt" in made else {}
             stored = {variant: f"{place}/{path.name}" for variant, path in made.items()}
             try:
-                for variant, path in made.items():
-                    self.storage.put(path, stored[variant])
+                with span("store"):
+                    for variant, path in made.items():
+                        self.storage.put(path, stored[variant])
             except BaseException:
                 self._remove(place)
                 raise
@@ -176,7 +177,9 @@ class Worker:
     ) -> bool:
         """Make the film known, or, where another execution is to do that, or none, remove its files."""
         place = _place(job)
-        if not self.store.publish(job, stored, receipt, notes):
+        with span("publish"):
+            published = self.store.publish(job, stored, receipt, notes)
+        if not published:
             now = self.store.get(job.id)
             if now is None or now.files != stored:  # else it is known already, and only the answer was lost
                 self._remove(place)
@@ -204,10 +207,7 @@ class Worker:
     def engine(self, name: str) -> Engine:
         with self._loading:
             if name not in self._engines:
-                try:
-                    self._engines[name] = load(name, self.config.weights)
-                except InputError as error:  # not what was asked for is wrong, but what is installed here
-                    raise PhonofilmError(f"{name} cannot be loaded: {error}") from error
+                self._engines[name] = load(name, self.config.weights)
             return self._engines[name]
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -288,17 +288,19 @@ def _space() -> str:
 
 
 def _exists(process: int) -> bool:
+    """True unless the process, of this space, is gone; one that is dead and not yet buried counts as gone."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
         return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _told(error: Exception) -> tuple[str | None, str]:
-    """The code and the message for an error that may pass; no code for one that nobody foresaw."""
+    """The code and the message for what went wrong; no code for what nobody foresaw."""
+    if isinstance(error, CheckpointError):
+        return "generation_failed", "the weights that this server has cannot be used"
+    if isinstance(error, InputError):
+        return "invalid_request", str(error)
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -312,12 +314,13 @@ class _Watch(Hooks):
 
     def __init__(self, store: Store, job: Job, deadline: float, previews: bool, stopping: threading.Event) -> None:
         super().__init__(progress=self._progress, cancelled=self._cancelled)
-        if previews:
-            self.preview = self._preview
+        self._previews, self._shown = previews, -math.inf
         self._store, self._job, self._deadline, self._stopping = store, job, deadline, stopping
         self._wanted = True
 
     def _progress(self, now: Progress) -> None:
+        due = self._previews and time.monotonic() >= self._shown + PREVIEW_SECONDS
+        self.preview = self._preview if due else None  # engines ask after each step: decoding costs as much as a step
         low, high = _SHARES.get(now.stage, (0, 0))
         percent = round(low + (high - low) * now.done / max(1, now.total))
         try:
@@ -333,6 +336,7 @@ class _Watch(Hooks):
     def _preview(self, frames: np.ndarray) -> None:
         from PIL import Image
 
+        self._shown = time.monotonic()
         file = io.BytesIO()
         Image.fromarray(frames[len(frames) // 2]).save(file, "JPEG", quality=80)
         try:

@@ -27,6 +27,8 @@ from phonofilm.serve.errors import ApiError, answer
 
 log = logging.getLogger("phonofilm.api")
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+CALLER: Final = "phonofilm.caller"  # where a scope says who calls, for apps behind `Behind`
+COOKIE: Final = "phonofilm_key"  # in which the browser of the studio keeps a key
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -59,14 +61,20 @@ class Gate:
         try:
             if not self._known(headers):
                 told = f"this server is not called {headers.get('host', '')!r}, or not from such a page"
-                await answer(403, "forbidden_origin", told)(scope, receive, named)
+                await answer(scope["path"], 403, "forbidden_origin", told)(scope, receive, named)
             elif int(headers.get("content-length") or 0) > self.config.upload_bytes:
-                await self._too_large()(scope, receive, named)
+                await self._too_large(scope)(scope, receive, named)
             else:
                 await self.app(scope, self._capped(receive), named)
         except _TooLarge:
             if not status[0]:
-                await self._too_large()(scope, receive, named)
+                await self._too_large(scope)(scope, receive, named)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"], extra={"request_id": name})
+            if status[0]:
+                raise
+            told = "something went wrong here; it was logged under this request's id"
+            await answer(scope["path"], 500, "server_error", told)(scope, receive, named)
         finally:
             took = 1000 * (time.perf_counter() - began)
             log.info("%s %s %d %.0f ms", scope["method"], scope["path"], status[0], took, extra={"request_id": name})
@@ -94,8 +102,9 @@ class Gate:
 
         return capped
 
-    def _too_large(self) -> Any:
-        return answer(413, "too_large", f"a request may have at most {self.config.upload_bytes} bytes")
+    def _too_large(self, scope: Scope) -> Any:
+        told = f"a request may have at most {self.config.upload_bytes} bytes"
+        return answer(scope["path"], 413, "too_large", told)
 
 
 class _TooLarge(Exception):
@@ -122,6 +131,22 @@ Check = Callable[[Request], Awaitable[Caller]]
 
 
 async def caller(request: Request) -> Caller:
+    """The key behind a request, whose calls of this minute are counted; not those by which its page shows films."""
+    who = await known(request)
+    if request.method not in ("GET", "HEAD") or _header_key(request) is not None:
+        await run_in_threadpool(count, request.app.state.store, who)
+    return who
+
+
+def count(store: Store, who: Caller) -> None:
+    """Count a call. Raises ApiError 429 if it is one too many of this minute."""
+    if who.key is not None and not keys.count_call(store, who.key, who.limits.requests_a_minute):
+        wait = 60 - int(time.time()) % 60
+        told = f"this key may call {who.limits.requests_a_minute} times a minute"
+        raise ApiError(429, "rate_limit_exceeded", told, headers={"retry-after": str(wait)})
+
+
+async def known(request: Request) -> Caller:
     """The key behind a request; where none is needed, and none was brought, the one who sits at the machine."""
     config: Config = request.app.state.config
     store: Store = request.app.state.store
@@ -134,18 +159,37 @@ async def caller(request: Request) -> Caller:
             return Caller(LOCAL, Limits(), None)  # clients insist on sending one; here any will do
         told = "that key is not known here" if text else "a key is needed: Authorization: Bearer pf_…"
         raise ApiError(401, "invalid_api_key", told, headers={"www-authenticate": "Bearer"})
-    if not await run_in_threadpool(keys.count_call, store, key.id, key.limits.requests_a_minute):
-        wait = 60 - int(time.time()) % 60
-        told = f"this key may call {key.limits.requests_a_minute} times a minute"
-        raise ApiError(429, "rate_limit_exceeded", told, headers={"retry-after": str(wait)})
     return Caller(key.id, key.limits, key.id)
 
 
 def _key_text(request: Request) -> str | None:
+    # a browser sends its cookie whichever page asks: what changes something must come from a page of ours
+    by_cookie = request.method in ("GET", "HEAD") or same_origin(request)
+    return _header_key(request) or (request.cookies.get(COOKIE) if by_cookie else None)
+
+
+def _header_key(request: Request) -> str | None:
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and text.strip():
         return text.strip()
     return request.headers.get("x-goog-api-key") or None
+
+
+def same_origin(request: Request) -> bool:
+    """True if a browser says that a page of this server asks."""
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc == request.headers.get("host")
+
+
+class Behind:
+    """An ASGI app behind the key: it is told who calls."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        who = await caller(Request(scope, receive))
+        await self.app({**scope, CALLER: who}, receive, send)
 
 
 Who = Annotated[Caller, Depends(caller)]

@@ -1,4 +1,4 @@
-"""`phonofilm serve`, `worker` and `keys`: parsing, processes, signals."""
+"""`phonofilm serve`, `worker`, `mcp` and `keys`: parsing, processes, signals."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from phonofilm.serve.config import Config
 
 GRACE_SECONDS: Final = 60  # that running jobs get to finish when a worker is told to stop
+KEY: Final = "PHONOFILM_KEY"
 DATABASE: Final = "PHONOFILM_DATABASE_URL"  # a password has no place among arguments, which all users of a machine see
 STREAMS_SECONDS: Final = 5  # that answers under way get to finish when the server is told to stop
 Formatter = type[argparse.HelpFormatter]
@@ -56,6 +57,12 @@ def add_commands(commands: Any, formatter: Formatter) -> None:
     _working(worker)
     _shared(worker)
     worker.set_defaults(run=_worker)
+    mcp = commands.add_parser("mcp", help="tools for a chat assistant, over stdio (MCP)", formatter_class=formatter)
+    mcp.add_argument("--url", help="use the server there instead of the database here")
+    mcp.add_argument("--key", help=f"for the server there; better given as ${KEY}")
+    _working(mcp)
+    _shared(mcp)
+    mcp.set_defaults(run=_mcp)
     keys = commands.add_parser("keys", help="keys of those who may call the service", formatter_class=formatter)
     actions = keys.add_subparsers(title="actions", metavar="", required=True)
     create = actions.add_parser("create", help="make a key, and show it once", formatter_class=formatter)
@@ -83,7 +90,7 @@ def _working(p: argparse.ArgumentParser) -> None:
 def _shared(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data-dir", type=Path, default=home(), metavar="DIR", help="database and films")
     p.add_argument(
-        "--database-url", metavar="URL", default=os.environ.get(DATABASE),
+        "--database-url", metavar="URL",
         help=f"postgresql://… in place of the embedded SQLite; better given as ${DATABASE}",
     )  # fmt: skip
     p.add_argument("--files", metavar="PLACE", help="where films go: a folder, or s3://BUCKET/FOLDER")
@@ -105,7 +112,10 @@ def _config(a: argparse.Namespace) -> Config:
             "image_hosts": tuple(a.fetch_from),
         }  # fmt: skip
     models = tuple(dict.fromkeys((a.model, "native")))
-    return Config(folder=a.data_dir, database=a.database_url, films=a.files, model=a.model, models=models, **serving)
+    return Config(
+        folder=a.data_dir, database=a.database_url or os.environ.get(DATABASE), films=a.files, model=a.model,
+        models=models, weights=a.weights, **serving,
+    )  # fmt: skip
 
 
 def _serve(a: argparse.Namespace) -> int:
@@ -121,11 +131,13 @@ def _serve(a: argparse.Namespace) -> int:
         )
     import uvicorn
 
+    from phonofilm.jobs import traces
     from phonofilm.jobs.scratch import Scratch
     from phonofilm.serve.app import create_app
     from phonofilm.serve.policy import load_hook
 
     _log_to_stderr()
+    traces.start("phonofilm-api")
     app = create_app(config, load_hook(a.policy))
     stop = threading.Event()
     scratch = Scratch()
@@ -147,6 +159,35 @@ def _serve(a: argparse.Namespace) -> int:
         stop.set()
         _wait_for_workers()
         scratch.remove()
+    return 0
+
+
+def _mcp(a: argparse.Namespace) -> int:
+    import asyncio
+
+    from phonofilm.serve import mcp
+
+    _log_to_stderr()
+    if a.url:
+        asyncio.run(mcp.bridge(a.url, a.key or os.environ.get(KEY)))
+        return 0
+    from phonofilm.serve.service import Service
+
+    config = _config(a)
+    service, stop = Service(config), threading.Event()
+    command = [sys.executable, "-m", "phonofilm.cli", "worker", *_worker_options(a, config)]
+    keeper = threading.Thread(target=_keep_running, args=(command, config.database_url, stop), daemon=True)
+
+    def wake() -> None:
+        if not keeper.is_alive() and not service.store.alive():
+            keeper.start()
+
+    try:
+        asyncio.run(mcp.over_stdio(service, wake))
+    finally:
+        stop.set()
+        _wait_for_workers()
+        service.close()
     return 0
 
 
@@ -182,6 +223,7 @@ def _wait_for_workers() -> None:
 
 def _worker(a: argparse.Namespace) -> int:
     config = _config(a)
+    from phonofilm.jobs import traces
     from phonofilm.jobs.scratch import Scratch
     from phonofilm.jobs.storage import Storage
     from phonofilm.jobs.store import Store
@@ -190,6 +232,7 @@ def _worker(a: argparse.Namespace) -> int:
     from phonofilm.serve.films import Films
 
     _log_to_stderr()
+    traces.start("phonofilm-worker")
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

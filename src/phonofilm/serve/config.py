@@ -28,6 +28,7 @@ class Config:
     database: str | None = None  # URL; None: SQLite in the folder
     films: str | None = None  # folder or URL; None: in the folder
     model: str = "native"  # what is used where a request names none
+    weights: Path | None = None  # of the native model, whose words are known here; None: the shipped ones
     models: tuple[str, ...] = ("native",)  # what may be asked for
     insecure: bool = False  # reachable from elsewhere without keys
     hosts: tuple[str, ...] = ()  # names under which the server may be called, besides the local ones

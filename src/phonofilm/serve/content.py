@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
@@ -25,13 +25,14 @@ def send(request: Request, storage: Storage, name: str, filename: str) -> Respon
     try:
         size = storage.size(name)
     except FileNotFoundError:
-        raise ApiError(404, "not_found", "the file is gone") from None
+        raise gone() from None
     headers = {
         "accept-ranges": "bytes", "etag": f'"{name.replace("/", "-")}"', "cache-control": "private, no-transform",
         "content-disposition": f'inline; filename="{filename}"',
     }  # fmt: skip
-    kind = TYPES.get(name.rpartition(".")[2], "application/octet-stream")
-    if request.headers.get("if-none-match") == headers["etag"]:
+    kind = media_type(name)
+    known = request.headers.get("if-none-match", "")
+    if known.strip() == "*" or headers["etag"] in re.findall(r'"[^"]*"', known):  # weak tags count here
         return Response(status_code=304, headers=headers)
     start, stop, status = 0, size, 200
     asked = request.headers.get("range")
@@ -44,6 +45,26 @@ def send(request: Request, storage: Storage, name: str, filename: str) -> Respon
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=kind)
     return StreamingResponse(storage.read(name, start, stop), status, headers, kind)
+
+
+def gone() -> ApiError:
+    """A film was deleted, or expired, between two looks at it."""
+    return ApiError(404, "not_found", "the file is gone")
+
+
+def media_type(name: str) -> str:
+    return TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+
+
+def responses(*endings: str) -> dict[int | str, dict[str, Any]]:
+    """What `send` answers with, for the OpenAPI document. endings: of the files that it may send."""
+    bytes_ = {"schema": {"type": "string", "format": "binary"}}
+    held = {TYPES[ending]: bytes_ for ending in endings}
+    return {
+        200: {"description": "the file", "content": held},
+        206: {"description": "the range of it that was asked for", "content": held},
+        304: {"description": "it is what the caller has already"},
+    }
 
 
 def _range(asked: str, size: int) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -44,5 +45,6 @@ class Films:
         contact_sheet(clip, made["spritesheet"], title=job.request.prompt)
         if receipt is not None:
             made["receipt"] = folder / "receipt.json"
-            made["receipt"].write_text(receipt.to_json(), encoding="utf-8")
+            told = {**json.loads(receipt.to_json()), "film_seconds": clip.seconds}
+            made["receipt"].write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
         return made

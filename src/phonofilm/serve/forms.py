@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Final
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Final
 
-from fastapi import Request
+from fastapi import Depends, Request
 from python_multipart.exceptions import MultipartParseError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from phonofilm.errors import InputError
 
+NUMBER: Final = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"
 MAX_FIELDS: Final = 64
 MAX_FILES: Final = 8
 MAX_FIELD: Final = 8 << 20  # bytes of a field that is no file: a data: URL may be one
 
 
-async def fields(request: Request) -> dict[str, Any]:
-    """The fields of a body: JSON, multipart or urlencoded. Files are `UploadFile`s. Raises InputError."""
+async def fields(request: Request) -> AsyncIterator[dict[str, Any]]:
+    """The fields of a body: JSON, multipart or urlencoded. Files are `UploadFile`s, open while the call lasts.
+
+    Raises InputError.
+    """
+    try:
+        yield await _read(request)
+    finally:
+        await request.close()
+
+
+Given = Annotated[dict[str, Any], Depends(fields)]
+
+
+async def _read(request: Request) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         try:
@@ -60,52 +75,66 @@ def number(given: Mapping[str, Any], name: str) -> float | None:
     value = given.get(name)
     if value is None or value == "":
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
     try:
-        if isinstance(value, str) and len(value) <= 32:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            float(value)  # a whole number of 309 digits is none that anything here can mean
+            return value
+        if isinstance(value, str) and len(value) <= 32 and re.fullmatch(NUMBER, value):
             return float(value)
-    except ValueError:
+    except OverflowError:
         pass
-    raise InputError(f"{name} must be a number, got {str(value)[:40]!r}")
+    raise InputError(f"{name} must be a number, got {str(value)[:40]!r}", name)
 
 
 def whole(given: Mapping[str, Any], name: str) -> int | None:
     """A field that is a whole number, or text that says one. Raises InputError."""
     value = given.get(name)
-    if isinstance(value, str) and len(value) <= 32 and value.strip().lstrip("+-").isdecimal():
+    if isinstance(value, str) and len(value) <= 32 and re.fullmatch(r"[+-]?[0-9]+", value):
         return int(value)
     value = number(given, name)
     if value is None:
         return None
     if isinstance(value, float) and not value.is_integer():
-        raise InputError(f"{name} must be a whole number, got {value:g}")
+        raise InputError(f"{name} must be a whole number, got {value:g}", name)
     return int(value)
 
 
+def nullable(*kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a field that may be null as well."""
+    return {"anyOf": [*kinds, {"type": "null"}]}
+
+
+def numeric(kind: str, **limits: float) -> dict[str, Any]:
+    """The schema of a field that `number` or `whole` reads: a number, also as text, as multipart has it."""
+    return nullable({"type": kind, **limits}, {"type": "string", "maxLength": 32, "pattern": f"^({NUMBER})?$"})
+
+
+_TEXT: Final = {"type": "string"}
 _FILE: Final = {"type": "string", "format": "binary"}
 _REFERENCE: Final = {
-    "oneOf": [
+    "anyOf": [
         {"type": "string", "description": "a data: URL, or a URL that the operator allows"},
-        {"type": "object", "properties": {"image_url": {"type": "string"}}},
+        {"type": "object", "properties": {"image_url": _TEXT}},
+        {"type": "null"},
     ]
 }
+_PROMPT: Final = {"type": "string", "minLength": 1, "maxLength": 2000, "pattern": r"\S"}
 _WISH: Final[dict[str, Any]] = {
-    "prompt": {"type": "string", "minLength": 1, "maxLength": 2000},
-    "model": {"type": "string"},
-    "seconds": {"type": "string", "description": "length in seconds"},
-    "size": {"type": "string", "description": "WIDTHxHEIGHT, or square, portrait, landscape"},
-    "negative_prompt": {"type": "string", "maxLength": 2000},
-    "seed": {"type": "integer", "minimum": 0},
-    "steps": {"type": "integer", "minimum": 1},
-    "guidance": {"type": "number", "minimum": 0},
-    "best_of": {"type": "integer", "minimum": 1},
-    "match_guidance": {"type": "number", "minimum": 0},
-    "sampler": {"type": "string"},
-    "priority": {"type": "integer", "minimum": -10, "maximum": 10},
+    "prompt": _PROMPT,
+    "model": nullable({"type": "string", "description": "one of those that /v1/models lists"}),
+    "seconds": numeric("number", minimum=0.25) | {"description": "length; what a model can do, /v1/models tells"},
+    "size": nullable({"type": "string", "description": "WIDTHxHEIGHT, or square, portrait, landscape"}),
+    "negative_prompt": nullable({"type": "string", "maxLength": 2000}),
+    "seed": numeric("integer", minimum=0),
+    "steps": numeric("integer", minimum=1),
+    "guidance": numeric("number", minimum=0, maximum=100),
+    "best_of": numeric("integer", minimum=1, maximum=64),
+    "match_guidance": numeric("number", minimum=0, maximum=100),
+    "sampler": nullable(_TEXT),
+    "priority": numeric("integer", minimum=-10, maximum=10),
 }
 _MEDIA: Final = ("input_reference", "last_reference", "audio_reference", "video_reference")
-_VIDEO: Final = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
+_VIDEO: Final = {"anyOf": [{"type": "object", "properties": {"id": _TEXT}, "required": ["id"]}, _TEXT]}
 
 
 def _body(
@@ -120,7 +149,7 @@ def _body(
         shapes["multipart/form-data"] = {**properties, **dict.fromkeys(files or {}, _FILE)}
     return {
         "requestBody": {
-            "required": True,
+            "required": bool(required),
             "content": {
                 kind: {"schema": {"type": "object", "properties": shape, "required": list(required)}}
                 for kind, shape in shapes.items()
@@ -129,14 +158,20 @@ def _body(
     }
 
 
+def json_body(required: tuple[str, ...], properties: Mapping[str, Any]) -> dict[str, Any]:
+    """`requestBody` of a call that takes JSON alone."""
+    return _body(required, properties, form=False)
+
+
 BODIES: Final = {
     "create": _body(("prompt",), _WISH, dict.fromkeys(_MEDIA, _REFERENCE)),
-    "edit": _body(("prompt", "video"), _WISH, {"video": _VIDEO}),
-    "extend": _body(("prompt", "video", "seconds"), _WISH, {"video": _VIDEO}),
+    "change": _body(("prompt", "video"), _WISH, {"video": _VIDEO}),
     "character": _body(
-        ("name", "video"), {"name": {"type": "string"}, "consent": {"type": "string"}}, {"video": _VIDEO}
+        ("name", "video"),
+        {"name": {"type": "string", "minLength": 1, "pattern": r"\S"}, "consent": nullable(_TEXT)},
+        {"video": _VIDEO},
     ),
-    "remix": _body(("prompt",), {"prompt": _WISH["prompt"]}, form=False),
-    "order": _body((), {"held": {"type": "boolean"}, "priority": _WISH["priority"]}, form=False),
+    "remix": json_body(("prompt",), {"prompt": _PROMPT}),
+    "order": json_body((), {"held": nullable({"type": "boolean"}), "priority": _WISH["priority"]}),
 }
 """`requestBody` of each call, for the OpenAPI document."""

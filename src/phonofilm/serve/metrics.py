@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, get_args
 
 import sqlalchemy as sa
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from phonofilm.jobs import schema
+from phonofilm.jobs.job import Status
 
 if TYPE_CHECKING:
     from phonofilm.serve.service import Service
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+RECENT: Final = 100  # films whose receipts tell how long the stages take
 
 
 def scrape(service: Service) -> bytes:
@@ -31,7 +33,7 @@ class _Jobs:
 
     def collect(self) -> Iterator[Metric]:
         store = self.service.store
-        yield _gauge("phonofilm_jobs", "jobs by status", "status", store.counts())
+        yield _gauge("phonofilm_jobs", "jobs by status", "status", dict.fromkeys(get_args(Status), 0) | store.counts())
         oldest = store.oldest_queued()
         age = time.time() - oldest if oldest is not None else 0.0
         yield GaugeMetricFamily("phonofilm_queue_age_seconds", "age of the job that has waited longest", age)
@@ -42,27 +44,28 @@ class _Jobs:
             for engine in worker.get("engines", ()):
                 loaded[engine] = loaded.get(engine, 0) + 1
         yield _gauge("phonofilm_engines_loaded", "workers that hold an engine's weights", "engine", loaded)
-        events, j = schema.events, schema.jobs
+        e, j, total = schema.events.c, schema.jobs.c, sa.func.sum
+        code = sa.func.coalesce(e.data["error"].as_string(), "unknown")
+        sums = [total(e.data[name].as_float()) for name in ("seconds", "energy_j", "attempts")]
+        last = sa.select(j.receipt).where((j.status == "completed") & j.expires_at.is_not(None))
         with store.reading() as c:
-            ended = c.execute(sa.select(events.c.type, events.c.data).where(events.c.type != "refused")).all()
-            receipts = [row[0] for row in c.execute(sa.select(j.c.receipt).where(j.c.status == "completed")) if row[0]]
-            refused = c.execute(sa.select(sa.func.count()).where(events.c.type == "refused")).scalar_one()
-        failures: dict[str, int] = {}
-        for kind, data in ended:
-            if kind == "video.failed":
-                failures[data.get("error") or "unknown"] = failures.get(data.get("error") or "unknown", 0) + 1
+            failed = sa.select(code, sa.func.count()).where(e.type == "video.failed").group_by(code)
+            failures = {row[0]: row[1] for row in c.execute(failed)}
+            ended = c.execute(sa.select(*sums).where(e.type.like("video.%"))).one()
+            refused = c.execute(sa.select(sa.func.count()).where(e.type == "refused")).scalar_one()
+            receipts = c.execute(last.order_by(j.expires_at.desc()).limit(RECENT)).scalars().all()
         yield _counter("phonofilm_failures", "jobs that failed, by code", "code", failures)
-        films = [data for kind, data in ended if kind == "video.completed"]
-        yield CounterMetricFamily("phonofilm_film_seconds", "seconds of film made", sum(d["seconds"] for d in films))
-        yield CounterMetricFamily(
-            "phonofilm_energy_joules", "joules spent on films", sum(d["energy_j"] or 0 for d in films)
-        )
+        seconds, energy, executions = (value or 0 for value in ended)
+        yield CounterMetricFamily("phonofilm_film_seconds", "seconds of film made", seconds)
+        yield CounterMetricFamily("phonofilm_energy_joules", "joules spent on films", energy)
+        yield CounterMetricFamily("phonofilm_executions", "executions of the jobs that have ended", executions)
         yield CounterMetricFamily("phonofilm_refusals", "prompts and uploads refused by the policy", refused)
         stages: dict[str, float] = {}
         for receipt in receipts:
-            for stage, seconds in receipt.get("seconds", {}).items():
-                stages[stage] = stages.get(stage, 0.0) + seconds
-        yield _gauge("phonofilm_stage_seconds", "seconds spent in a stage by the films that are kept", "stage", stages)
+            for stage, spent in (receipt or {}).get("seconds", {}).items():
+                stages[stage] = stages.get(stage, 0.0) + spent / len(receipts)
+        told = f"seconds that a stage takes, on average over the last {RECENT} films"
+        yield _gauge("phonofilm_stage_seconds", told, "stage", stages)
 
 
 def _gauge(name: str, told: str, label: str, values: dict[str, int] | dict[str, float]) -> Metric:

@@ -28,16 +28,16 @@ class Policy:
     def __init__(self, store: Store, hook: Hook | None = None) -> None:
         self.store, self.hook = store, hook
 
-    def check(self, text: str, owner: str, upload: Path | None = None) -> None:
+    def check(self, text: str, owner: str, upload: Path | None = None, what: str = "prompt") -> None:
         """Raises ApiError 400 `content_policy` for what the operator does not want."""
         why = self.hook(text, upload) if self.hook is not None else None
         if why is None:
             return
         data = {"why": why, "text": text[:SHOWN]}
         row = {"id": new_id("evt"), "owner": owner, "type": "refused", "created_at": time.time(), "data": data}
-        with self.store.engine.begin() as c:
+        with self.store.writing() as c:
             c.execute(sa.insert(schema.events).values(row))
-        raise ApiError(400, "content_policy", f"refused by this server's policy: {why}", param="prompt")
+        raise ApiError(400, "content_policy", f"refused by this server's policy: {why}", param=what)
 
 
 def load_hook(what: str | None) -> Hook | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,12 +20,14 @@ from phonofilm.request import Condition
 from phonofilm.request import Request as Wish
 from phonofilm.serve.access import Caller
 from phonofilm.serve.config import Config
+from phonofilm.serve.content import gone
 from phonofilm.serve.errors import ApiError, not_found
 from phonofilm.serve.fetch import Fetcher
 from phonofilm.serve.forms import number, text, whole
 from phonofilm.serve.policy import Hook, Policy
 from phonofilm.serve.uploads import Uploads
 
+ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what may be an id at all: PostgreSQL takes no text with NUL in it
 EDIT_STRENGTH: Final = 0.3  # how far the picture of an edited film binds
 
 
@@ -37,7 +40,7 @@ class Service:
         self.storage = Storage(config.storage)
         fetch = Fetcher(config.image_hosts, config.upload.file_bytes)
         self.policy = Policy(self.store, hook)
-        self.uploads = Uploads(self.store, self.storage, config.upload, fetch)
+        self.uploads = Uploads(self.store, self.storage, config.upload, fetch, self.policy)
 
     def close(self) -> None:
         self.store.close()
@@ -108,11 +111,12 @@ class Service:
             if edit:
                 like["seconds"] = source.request.seconds
         wish = self.wish({**like, **given}, (condition,))
-        return self.add(wish, who, kind=kind, source=source.id if source else None, idempotency=idempotency)
+        priority, origin = whole(given, "priority") or 0, source.id if source else None
+        return self.add(wish, who, kind=kind, source=origin, priority=priority, idempotency=idempotency)
 
     def job(self, id: str, who: Caller) -> Job:
         """A job of the caller. Raises ApiError 404 for all others, whether they exist or not."""
-        job = self.store.get(id, who.owner)
+        job = self.store.get(id, who.owner) if ID.fullmatch(id) else None
         if job is None:
             raise not_found("video", id)
         return job
@@ -131,9 +135,12 @@ class Service:
             self.store.forget(id)
 
     def as_upload(self, job: Job) -> str:
-        """The film of a job as one of its owner's uploads: its digest."""
+        """The film of a job as one of its owner's uploads: its digest. Raises ApiError 404 if it is gone meanwhile."""
         with tempfile.TemporaryDirectory(prefix="phonofilm.") as folder:
-            path = self.storage.fetch(job.files["video"], Path(folder) / "film")
+            try:
+                path = self.storage.fetch(job.files["video"], Path(folder) / "film")
+            except FileNotFoundError:
+                raise gone() from None
             with path.open("rb") as file:
                 digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
             known_upload(self.store, job.owner, digest)

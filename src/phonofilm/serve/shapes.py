@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
@@ -40,12 +40,15 @@ class Video(BaseModel):
     def of(cls, job: Job) -> Video:
         wish = job.request
         width, height = wish.pixels
+        seconds = wish.seconds
+        if job.kind == "extension" and job.receipt is not None:
+            seconds = job.receipt.get("film_seconds", seconds)  # with what it goes on from
         error = VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None
         return cls(
             id=job.id, model=wish.model, status=job.status, progress=job.progress, created_at=int(job.created_at),
             completed_at=None if job.completed_at is None else int(job.completed_at),
             expires_at=None if job.expires_at is None else int(job.expires_at), prompt=wish.prompt,
-            seconds=f"{wish.seconds:g}", size=f"{width}x{height}",
+            seconds=f"{seconds:g}", size=f"{width}x{height}",
             remixed_from_video_id=job.source if job.kind == "remix" else None, error=error, stage=job.stage,
             seed=wish.seed, held=job.held, priority=job.priority, notes=job.notes,
         )  # fmt: skip
@@ -105,20 +108,36 @@ class ErrorEnvelope(BaseModel):
     error: ErrorBody
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorEnvelope, "description": what}
-    for status, what in (
-        (400, "the request is not possible"),
-        (401, "no key, or a wrong one"),
-        (403, "not from this place"),
-        (404, "there is no such thing, or it is somebody else's"),
-        (405, "not here"),
-        (409, "it is not in a state for that"),
-        (413, "larger than is taken"),
-        (416, "no such part of it"),
-        (429, "too many requests, or beyond the quota"),
-        (500, "something went wrong here"),
-        (503, "not ready"),
-        (507, "no room to store it"),
-    )
+class GoogleErrorBody(BaseModel):
+    code: int
+    message: str
+    status: str
+    details: list[dict[str, str]] = Field(description="an ErrorInfo, whose reason is this server's own code")
+
+
+class GoogleErrorEnvelope(BaseModel):
+    error: GoogleErrorBody
+
+
+_MEANINGS: Final = {
+    400: "the request is not possible",
+    401: "no key, or a wrong one",
+    403: "not from this place",
+    404: "there is no such thing, or it is somebody else's",
+    409: "it is not in a state for that",
+    413: "larger than is taken",
+    416: "no such part of it",
+    429: "too many requests, or beyond the quota",
+    500: "something went wrong here",
+    507: "no room to store it",
 }
+_ALWAYS: Final = (400, 401, 403, 413, 429, 500)  # what any call may be answered with
+
+
+def errors(*statuses: int, envelope: type[BaseModel] = ErrorEnvelope) -> dict[int | str, dict[str, Any]]:
+    """The answers of an operation that are errors, for the OpenAPI document: those of any, and `statuses`."""
+    every = sorted({*_ALWAYS, *statuses})
+    return {status: {"model": envelope, "description": _MEANINGS[status]} for status in every}
+
+
+ERRORS: Final = errors()

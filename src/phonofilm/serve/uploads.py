@@ -15,6 +15,7 @@ from phonofilm.jobs.storage import Storage, upload_name
 from phonofilm.jobs.store import Store
 from phonofilm.media import Limits, read, read_audio
 from phonofilm.media.formats import IMAGES, SOUND_ONLY, sniff
+from phonofilm.serve.policy import Policy
 
 Kind = Literal["image", "video", "audio"]
 BLOCK: Final = 1 << 20
@@ -29,14 +30,14 @@ class Fetch(Protocol):
 class Uploads:
     """Takes files in, and knows whose they are."""
 
-    def __init__(self, store: Store, storage: Storage, limits: Limits, fetch: Fetch) -> None:
-        self.store, self.storage, self.limits, self.fetch = store, storage, limits, fetch
+    def __init__(self, store: Store, storage: Storage, limits: Limits, fetch: Fetch, policy: Policy) -> None:
+        self.store, self.storage, self.limits, self.fetch, self.policy = store, storage, limits, fetch, policy
 
     def take(self, source: BinaryIO | bytes, owner: str, allowed: tuple[Kind, ...], what: str) -> str:
         """Keep a file; returns its digest, "sha256:…".
 
         what: the field that it came in, for messages. Raises InputError for anything that is none of the `allowed`
-        kinds, too large, or cannot be decoded.
+        kinds, too large, or cannot be decoded, and ApiError for what the policy refuses.
         """
         with tempfile.TemporaryDirectory(prefix="phonofilm.") as folder:
             path = Path(folder) / "upload"
@@ -47,6 +48,7 @@ class Uploads:
                 kind = self._look(path, what)
             if kind not in allowed:
                 raise InputError(f"{what} must be {' or '.join(allowed)}, got {kind}")
+            self.policy.check("", owner, path, what)
             if new:
                 self.storage.put(path, upload_name(owner, digest))
         keep_upload(self.store, owner, digest, kind, size)
@@ -59,7 +61,11 @@ class Uploads:
             if not comma or not head.endswith(";base64"):
                 raise InputError(f"{what} must be a data: URL in base64")
             return self.take(unbase64(body, what), owner, allowed, what)
-        return self.take(self.fetch(url), owner, allowed, what)
+        try:
+            fetched = self.fetch(url)
+        except InputError as error:
+            raise InputError(str(error), what) from None
+        return self.take(fetched, owner, allowed, what)
 
     def _spool(self, source: BinaryIO | bytes, path: Path, what: str) -> tuple[str, int]:
         found, size = hashlib.sha256(), 0

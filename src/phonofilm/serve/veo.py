@@ -1,8 +1,8 @@
 """Veo's door: films for Google's client, in both of its dialects.
 
 With an API key alone (Gemini Developer API; google-genai 1 and 2) it asks below /v1beta, polls by GET, and downloads
-the film by its URI. As `Client(vertexai=True, api_key=…)` (Enterprise Agent Platform; all versions, and since 3 the only
-one in which it makes films) it asks below /v1beta1/publishers/google, polls by POST, and gets the film in the answer.
+the film by its URI. As `Client(vertexai=True, api_key=…)` (Enterprise Agent Platform; all versions, and since 3 only
+this one makes films) it asks below /v1beta1/publishers/google, polls by POST, and gets the film in the answer.
 """
 
 from __future__ import annotations
@@ -21,19 +21,17 @@ from phonofilm.jobs.job import Job
 from phonofilm.request import Condition, Role
 from phonofilm.serve import content
 from phonofilm.serve.access import Caller, Who
-from phonofilm.serve.errors import GOOGLE_ERRORS, not_found
-from phonofilm.serve.forms import fields, json_body, number, text, whole
+from phonofilm.serve.errors import not_found
+from phonofilm.serve.forms import Given, json_body, nullable, number, numeric, text, whole
 from phonofilm.serve.service import Service
+from phonofilm.serve.shapes import GoogleErrorEnvelope, errors
 from phonofilm.serve.uploads import unbase64
 
-router: Final = APIRouter(responses=GOOGLE_ERRORS, tags=["Veo"])
+router: Final = APIRouter(responses=errors(404, 409, 507, envelope=GoogleErrorEnvelope), tags=["Veo"])
 DEVELOPER: Final = "/v1beta/models/{model}"
 PLATFORM: Final = "/v1beta1/publishers/google/models/{model}"
 FORMATS: Final = {"1:1": "square", "9:16": "portrait", "16:9": "landscape"}
-PARAMETERS: Final = (
-    "sampleCount", "durationSeconds", "aspectRatio", "negativePrompt", "seed", "fps", "generateAudio", "enhancePrompt",
-    "personGeneration",
-)  # fmt: skip
+PERSONS: Final = ("allow_all", "allow_adult", "ALLOW_ALL", "ALLOW_ADULT")
 _IMAGES: Final[dict[str, Role]] = {"image": "first", "lastFrame": "last"}
 _CODES: Final = {"cancelled": 1, "invalid_request": 3, "timeout": 4, "out_of_memory": 8}  # google.rpc.Code; else 13
 
@@ -55,42 +53,45 @@ class Operation(BaseModel):
     response: dict[str, Any] | None = None
 
 
-_IMAGE: Final = {"type": "object", "properties": {"bytesBase64Encoded": {"type": "string"}}}
-_VIDEO: Final = {"type": "object", "properties": {"uri": {"type": "string"}, "encodedVideo": {"type": "string"}}}
+_TEXT: Final = {"type": "string"}
+_BOOLEAN: Final = {"type": "boolean"}
+_INLINE: Final = {"type": "object", "properties": {"bytesBase64Encoded": nullable(_TEXT)}}
+_CLIP: Final = {
+    "type": "object",
+    "properties": {**dict.fromkeys(("uri", "encodedVideo", "bytesBase64Encoded"), nullable(_TEXT))},
+}
+_INSTANCE: Final = {
+    "type": "object",
+    "required": ["prompt"],
+    "properties": {
+        "prompt": {"type": "string", "minLength": 1, "maxLength": 2000, "pattern": r"\S"},
+        **dict.fromkeys(_IMAGES, nullable(_INLINE)),
+        "video": nullable(_CLIP),
+    },
+}
+_PARAMETERS: Final = {
+    "sampleCount": numeric("integer", minimum=1, maximum=1),
+    "durationSeconds": numeric("number", minimum=0.25),
+    "aspectRatio": nullable({"type": "string", "enum": [*FORMATS]}),
+    "negativePrompt": nullable({"type": "string", "maxLength": 2000}),
+    "seed": numeric("integer", minimum=0),
+    "fps": numeric("number", minimum=1, maximum=240),
+    "generateAudio": nullable({"type": "boolean", "enum": [True]}),
+    "enhancePrompt": nullable(_BOOLEAN),
+    "personGeneration": nullable({"type": "string", "enum": [*PERSONS]}),
+}
 _BODY: Final = json_body(
     ("instances",),
     {
-        "instances": {
-            "type": "array", "minItems": 1, "maxItems": 1,
-            "items": {
-                "type": "object", "required": ["prompt"],
-                "properties": {
-                    "prompt": {"type": "string", "minLength": 1}, **dict.fromkeys(_IMAGES, _IMAGE), "video": _VIDEO,
-                },
-            },
-        },
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "sampleCount": {"type": "integer", "minimum": 1, "maximum": 1},
-                "durationSeconds": {"type": "number"},
-                "aspectRatio": {"type": "string", "enum": [*FORMATS]},
-                "negativePrompt": {"type": "string"},
-                "seed": {"type": "integer", "minimum": 0},
-                "fps": {"type": "number"},
-                "generateAudio": {"type": "boolean"},
-                "enhancePrompt": {"type": "boolean"},
-                "personGeneration": {"type": "string"},
-            },
-        },
+        "instances": {"type": "array", "minItems": 1, "maxItems": 1, "items": _INSTANCE},
+        "parameters": nullable({"type": "object", "properties": _PARAMETERS}),
     },
-)  # fmt: skip
+)
 
 
 @router.post(f"{DEVELOPER}:predictLongRunning", openapi_extra=_BODY, response_model_exclude_none=True)
-async def predict(request: Request, who: Who, model: str) -> Operation:
+async def predict(request: Request, who: Who, model: str, given: Given) -> Operation:
     """Ask for a film, as a client of the Gemini Developer API does."""
-    given = await fields(request)
     return await run_in_threadpool(_asked, request, who, model, given)
 
 
@@ -103,19 +104,22 @@ def get_operation(request: Request, who: Who, model: str, video_id: str) -> Oper
     return _operation(job, found if job.status == "completed" else None)
 
 
-@router.get("/v1beta/files/{name:path}:download", response_class=Response, responses=content.RESPONSES)
+@router.get(
+    "/v1beta/files/{name:path}:download",
+    response_class=Response,
+    responses={**errors(416, envelope=GoogleErrorEnvelope), **content.responses("mp4", "png")},
+)
 @router.head("/v1beta/files/{name:path}:download", response_class=Response, include_in_schema=False)
 def download(request: Request, who: Who, name: str) -> Response:
-    """The film behind a URI. Google's client puts all of an `http://` URI behind `files/`: its last part is the name."""
+    """The film behind a URI. Google's client puts a whole `http://` URI behind `files/`: the end of it is the name."""
     it = _service(request)
     job = it.completed(_id(name), who)
     return content.send(request, it.storage, job.files["video"], f"{job.id}.mp4")
 
 
 @router.post(f"{PLATFORM}:predictLongRunning", openapi_extra=_BODY, response_model_exclude_none=True)
-async def predict_on_platform(request: Request, who: Who, model: str) -> Operation:
+async def predict_on_platform(request: Request, who: Who, model: str, given: Given) -> Operation:
     """Ask for a film, as a client of the Enterprise Agent Platform does."""
-    given = await fields(request)
     return await run_in_threadpool(_asked, request, who, model, given, "publishers/google/")
 
 
@@ -124,9 +128,9 @@ async def predict_on_platform(request: Request, who: Who, model: str) -> Operati
     openapi_extra=json_body(("operationName",), {"operationName": {"type": "string"}}),
     response_model_exclude_none=True,
 )
-async def fetch_operation(request: Request, who: Who, model: str) -> Operation:
+async def fetch_operation(request: Request, who: Who, model: str, given: Given) -> Operation:
     """How far the film is; when it is done, the film itself."""
-    name = text(await fields(request), "operationName") or ""
+    name = text(given, "operationName") or ""
     return await run_in_threadpool(_fetched, request, who, model, name.rpartition("/operations/")[2])
 
 
@@ -134,7 +138,10 @@ def _fetched(request: Request, who: Caller, model: str, id: str) -> Operation:
     job, found = _job(request, who, model, id), None
     if job.status == "completed":
         name = job.files["video"]
-        film = b"".join(_service(request).storage.read(name))
+        try:
+            film = b"".join(_service(request).storage.read(name))
+        except FileNotFoundError:
+            raise content.gone() from None
         video = {"bytesBase64Encoded": base64.b64encode(film).decode(), "mimeType": content.media_type(name)}
         found = {"raiMediaFilteredCount": 0, "videos": [video]}
     return _operation(job, found, "publishers/google/")
@@ -146,7 +153,8 @@ def _asked(request: Request, who: Caller, model: str, given: Mapping[str, Any], 
     if model not in it.config.models:
         raise not_found("model", model)
     _known(given, ("instances", "parameters"), "the body")
-    instances, parameters = given.get("instances"), given.get("parameters") or {}
+    instances = given.get("instances")
+    parameters = {} if given.get("parameters") is None else given["parameters"]
     if not isinstance(instances, list) or len(instances) != 1 or not isinstance(instances[0], Mapping):
         raise InputError("instances must be a list of one object")
     if not isinstance(parameters, Mapping):
@@ -174,13 +182,15 @@ def _asked(request: Request, who: Caller, model: str, given: Mapping[str, Any], 
 
 def _values(given: Mapping[str, Any]) -> dict[str, Any]:
     """Our names for the parameters. Raises InputError for what cannot be had."""
-    _known(given, PARAMETERS, "parameters")
+    _known(given, (*_PARAMETERS,), "parameters")
     if (count := whole(given, "sampleCount")) not in (None, 1):
         raise InputError(f"sampleCount must be 1, got {count}: ask again with another seed for another film")
-    if given.get("generateAudio") not in (None, True):
+    if given.get("generateAudio") is not None and given["generateAudio"] is not True:
         raise InputError(f"generateAudio must be true: every film here has its sound, got {given['generateAudio']!r}")
-    if given.get("personGeneration") not in (None, "allow_all", "allow_adult", "ALLOW_ALL", "ALLOW_ADULT"):
+    if given.get("personGeneration") not in (None, *PERSONS):
         raise InputError(f"personGeneration must be allow_all or allow_adult, got {given['personGeneration']!r}")
+    if not isinstance(given.get("enhancePrompt"), bool | None):
+        raise InputError(f"enhancePrompt must be true or false, got {given['enhancePrompt']!r}")
     values = {"seconds": given.get("durationSeconds"), "seed": given.get("seed")}
     values["negative_prompt"] = given.get("negativePrompt")
     ratio = text(given, "aspectRatio")

@@ -22,10 +22,18 @@ from phonofilm.request import Condition, Role
 from phonofilm.serve import content
 from phonofilm.serve.access import Caller, Who
 from phonofilm.serve.errors import ApiError, not_found
-from phonofilm.serve.forms import BODIES, fields, text, whole
-from phonofilm.serve.service import Service
-from phonofilm.serve.shapes import ERRORS, Character, Deleted, Model, ModelList, Video, VideoList
+from phonofilm.serve.forms import BODIES, Given, text, whole
+from phonofilm.serve.service import ID, Service
+from phonofilm.serve.shapes import ERRORS, Character, Deleted, Model, ModelList, Video, VideoList, errors
 
+EVENT: Final = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["progress", "preview", "done"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 router: Final = APIRouter(responses=ERRORS)
 Variant = Literal["video", "thumbnail", "spritesheet"]
 Idempotency = Annotated[str | None, Header(alias="Idempotency-Key", max_length=255)]
@@ -46,10 +54,9 @@ def service(request: Request) -> Service:
     return found
 
 
-@router.post("/v1/videos", openapi_extra=BODIES["create"])
-async def create_video(request: Request, who: Who, idempotency: Idempotency = None) -> Video:
+@router.post("/v1/videos", openapi_extra=BODIES["create"], responses=errors(409, 507))
+async def create_video(request: Request, who: Who, given: Given, idempotency: Idempotency = None) -> Video:
     """Ask for a film. Multipart or JSON; media as files, `data:` URLs or, where the operator allows it, URLs."""
-    given = await fields(request)
     return Video.of(await run_in_threadpool(_create, service(request), who, given, idempotency))
 
 
@@ -91,11 +98,11 @@ def _take(it: Service, who: Caller, value: Any, kinds: tuple[Any, ...], name: st
     return it.uploads.take_url(value, who.owner, kinds, name)
 
 
-@router.get("/v1/videos")
+@router.get("/v1/videos", responses=errors(404))
 def list_videos(
     request: Request,
     who: Who,
-    after: Annotated[str | None, Query(max_length=64)] = None,
+    after: Annotated[str | None, Query(max_length=64, pattern="^[A-Za-z0-9_-]*$")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> VideoList:
@@ -104,17 +111,15 @@ def list_videos(
     return VideoList.of(jobs, limit)
 
 
-@router.post("/v1/videos/edits", openapi_extra=BODIES["edit"])
-async def edit_video(request: Request, who: Who, idempotency: Idempotency = None) -> Video:
+@router.post("/v1/videos/edits", openapi_extra=BODIES["change"], responses=errors(404, 409, 507))
+async def edit_video(request: Request, who: Who, given: Given, idempotency: Idempotency = None) -> Video:
     """A film with the motion of a given one, and another prompt; its sound is made anew."""
-    given = await fields(request)
     return Video.of(await run_in_threadpool(_change, service(request), who, given, "edit", idempotency))
 
 
-@router.post("/v1/videos/extensions", openapi_extra=BODIES["extend"])
-async def extend_video(request: Request, who: Who, idempotency: Idempotency = None) -> Video:
+@router.post("/v1/videos/extensions", openapi_extra=BODIES["change"], responses=errors(404, 409, 507))
+async def extend_video(request: Request, who: Who, given: Given, idempotency: Idempotency = None) -> Video:
     """A given film that goes on, by `seconds`."""
-    given = await fields(request)
     return Video.of(await run_in_threadpool(_change, service(request), who, given, "extension", idempotency))
 
 
@@ -141,10 +146,9 @@ def _source(it: Service, who: Caller, given: Mapping[str, Any]) -> tuple[str, Jo
     raise InputError('video must be a file, or {"id": "video_…"}')
 
 
-@router.post("/v1/videos/characters", openapi_extra=BODIES["character"])
-async def create_character(request: Request, who: Who) -> Character:
+@router.post("/v1/videos/characters", openapi_extra=BODIES["character"], responses=errors(404, 409, 507))
+async def create_character(request: Request, who: Who, given: Given) -> Character:
     """Keep a clip under a name. `consent` says by what right, and stays with it."""
-    given = await fields(request)
     return await run_in_threadpool(_character, service(request), who, given)
 
 
@@ -152,20 +156,28 @@ def _character(it: Service, who: Caller, given: Mapping[str, Any]) -> Character:
     name = text(given, "name") or ""
     if not 1 <= len(name.strip()) <= 100:
         raise InputError(f"name must have 1 to 100 characters, got {len(name)}")
+    consent = text(given, "consent")
+    if consent is not None and len(consent) > 2000:
+        raise InputError(f"consent must be at most 2000 characters, got {len(consent)}")
+    if bad := next((c for c in name + (consent or "") if c == "\0" or "\ud800" <= c <= "\udfff"), None):
+        raise InputError(f"name and consent must be plain text, got the character {bad!r}")
     it.policy.check(name, who.owner)
     digest, _ = _source(it, who, given)
     row = {
         "id": new_id("char"), "owner": who.owner, "name": name.strip(), "digest": digest,
-        "consent": text(given, "consent"), "created_at": it.now(),
+        "consent": consent, "created_at": it.now(),
     }  # fmt: skip
-    with it.store.engine.begin() as c:
+    with it.store.writing() as c:
         c.execute(sa.insert(schema.characters).values(row))
     return Character(id=str(row["id"]), name=name.strip(), created_at=int(it.now()))
 
 
-@router.get("/v1/videos/characters/{character_id}")
+@router.get("/v1/videos/characters/{character_id}", responses=errors(404))
 def get_character(request: Request, who: Who, character_id: str) -> Character:
+    """The name under which a clip was kept."""
     t = schema.characters
+    if not ID.fullmatch(character_id):
+        raise not_found("character", character_id)
     with service(request).store.reading() as c:
         row = c.execute(sa.select(t).where((t.c.id == character_id) & (t.c.owner == who.owner))).mappings().first()
     if row is None:
@@ -173,7 +185,7 @@ def get_character(request: Request, who: Who, character_id: str) -> Character:
     return Character(id=row["id"], name=row["name"], created_at=int(row["created_at"]))
 
 
-@router.get("/v1/videos/{video_id}")
+@router.get("/v1/videos/{video_id}", responses=errors(404))
 def get_video(request: Request, response: Response, who: Who, video_id: str) -> Video:
     """A film as it is now; the header `openai-poll-after-ms` says when to ask again."""
     job = service(request).job(video_id, who)
@@ -181,7 +193,7 @@ def get_video(request: Request, response: Response, who: Who, video_id: str) -> 
     return Video.of(job)
 
 
-@router.delete("/v1/videos/{video_id}")
+@router.delete("/v1/videos/{video_id}", responses=errors(404, 409, 507))
 def delete_video(request: Request, who: Who, video_id: str) -> Deleted:
     """Forget a film and its files. One that runs is stopped, and has to be deleted again when it has stopped."""
     it = service(request)
@@ -190,7 +202,11 @@ def delete_video(request: Request, who: Who, video_id: str) -> Deleted:
     return Deleted(id=video_id)
 
 
-@router.get("/v1/videos/{video_id}/content", response_class=Response)
+@router.get(
+    "/v1/videos/{video_id}/content",
+    response_class=Response,
+    responses={**errors(404, 409, 416), **content.responses("mp4", "png", "jpg")},
+)
 @router.head("/v1/videos/{video_id}/content", response_class=Response, include_in_schema=False)
 def get_content(request: Request, who: Who, video_id: str, variant: Variant = "video") -> Response:
     """The film, its thumbnail or its contact sheet; ranges are served."""
@@ -202,10 +218,11 @@ def get_content(request: Request, who: Who, video_id: str, variant: Variant = "v
     return content.send(request, it.storage, job.files[variant], f"{video_id}.{ending}")
 
 
-@router.post("/v1/videos/{video_id}/remix", openapi_extra=BODIES["remix"])
-async def remix_video(request: Request, who: Who, video_id: str, idempotency: Idempotency = None) -> Video:
+@router.post("/v1/videos/{video_id}/remix", openapi_extra=BODIES["remix"], responses=errors(404, 409))
+async def remix_video(
+    request: Request, who: Who, video_id: str, given: Given, idempotency: Idempotency = None
+) -> Video:
     """The same noise, size and length under another prompt, so that what the prompt leaves open stays."""
-    given = await fields(request)
     return Video.of(await run_in_threadpool(_remix, service(request), who, video_id, given, idempotency))
 
 
@@ -213,7 +230,7 @@ def _remix(it: Service, who: Caller, id: str, given: Mapping[str, Any], idempote
     return it.remix(id, text(given, "prompt") or "", who, idempotency)
 
 
-@router.post("/v1/videos/{video_id}/cancel")
+@router.post("/v1/videos/{video_id}/cancel", responses=errors(404))
 def cancel_video(request: Request, who: Who, video_id: str) -> Video:
     """Addition: stop a film that is queued (at once) or being made (within a step). It ends as failed, `cancelled`."""
     it = service(request)
@@ -221,10 +238,9 @@ def cancel_video(request: Request, who: Who, video_id: str) -> Video:
     return Video.of(it.store.cancel(video_id) or it.job(video_id, who))
 
 
-@router.post("/v1/videos/{video_id}/order", openapi_extra=BODIES["order"])
-async def order_video(request: Request, who: Who, video_id: str) -> Video:
+@router.post("/v1/videos/{video_id}/order", openapi_extra=BODIES["order"], responses=errors(404))
+async def order_video(request: Request, who: Who, video_id: str, given: Given) -> Video:
     """Addition: pause a queued film (`held`), or move it in the queue (`priority`, -10 to 10)."""
-    given = await fields(request)
     return Video.of(await run_in_threadpool(_order, service(request), who, video_id, given))
 
 
@@ -240,7 +256,7 @@ def _order(it: Service, who: Caller, id: str, given: Mapping[str, Any]) -> Job:
     return job
 
 
-@router.get("/v1/videos/{video_id}/receipt")
+@router.get("/v1/videos/{video_id}/receipt", responses=errors(404, 409))
 def get_receipt(request: Request, who: Who, video_id: str) -> dict[str, Any]:
     """Addition: what a film cost, and how it was made."""
     job = service(request).completed(video_id, who)
@@ -249,7 +265,11 @@ def get_receipt(request: Request, who: Who, video_id: str) -> dict[str, Any]:
     return job.receipt
 
 
-@router.get("/v1/videos/{video_id}/events", response_class=StreamingResponse)
+@router.get(
+    "/v1/videos/{video_id}/events",
+    response_class=StreamingResponse,
+    responses={**errors(404), 200: {"content": {"text/event-stream": {"itemSchema": EVENT}}}},
+)
 def watch_video(request: Request, who: Who, video_id: str) -> StreamingResponse:
     """Addition: server-sent events `progress`, `preview` (a JPEG of the running latents) and at last `done`."""
     it = service(request)
@@ -293,8 +313,9 @@ def list_models(request: Request, _: Who) -> ModelList:
     return ModelList(data=[_model(name) for name in service(request).config.models])
 
 
-@router.get("/v1/models/{model}")
+@router.get("/v1/models/{model}", responses=errors(404))
 def get_model(request: Request, _: Who, model: str) -> Model:
+    """What a model can do."""
     if model not in service(request).config.models:
         raise not_found("model", model)
     return _model(model)

@@ -7,8 +7,6 @@ says is spelled byte by byte between an `OPEN` and a `CLOSE` token, so that an u
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from phonofilm.files import replacing
+from phonofilm.text.words import WORD, join, pieces, unknown_words
 
 PAD: Final = 0
 START: Final = 1  # opens every sequence, so that the empty prompt is a sequence too
@@ -24,49 +23,6 @@ OPEN: Final = 2
 CLOSE: Final = 3
 SPECIAL: Final = 4  # ids below are ours, ids from here on are the BPE's
 MAX_LENGTH: Final = 48
-
-_QUOTES: Final = {ord(c): '"' for c in "“”„‟«»"} | {ord(c): "'" for c in "‘’‚‛"}
-_SPOKEN: Final = re.compile(r"\"([^\"]*)\"|(?<!\w)'([^'\"]*)'(?!\w)")
-_WORD: Final = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-
-
-def _pieces(text: str) -> list[tuple[bool, str]]:
-    """Split into (is spoken, text) pieces whose spelling is canonical; prose keeps its leading space, if it had one."""
-    text = text.encode("utf-8", "replace").decode("utf-8").translate(_QUOTES)  # lone surrogates become "?"
-    text = unicodedata.normalize("NFKC", text).lower()
-    text = " ".join(unicodedata.normalize("NFKC", text).translate(_QUOTES).split())
-    if text.count('"') % 2:  # the last one opens nothing
-        head, _, tail = text.rpartition('"')
-        text = " ".join(f"{head} {tail}".split())
-    pieces: list[tuple[bool, str]] = []
-    end = 0
-    for match in _SPOKEN.finditer(text):
-        prose = text[end : match.start()].rstrip()
-        if prose:
-            pieces.append((False, prose))
-        pieces.append((True, (match[1] if match[1] is not None else match[2]).strip()))
-        end = match.end()
-    if text[end:].rstrip():
-        pieces.append((False, text[end:].rstrip()))
-    return pieces
-
-
-def _join(pieces: Iterable[tuple[bool, str]]) -> str:
-    return "".join(f' "{text}"' if spoken else text for spoken, text in pieces).strip()
-
-
-def normalise(text: str) -> str:
-    """The spelling that the model sees: NFKC, lower case, single spaces, speech between straight double quotes.
-
-    Curly, angle and single quotes around words count as speech; an apostrophe inside a word and an unpaired quote
-    do not.
-    """
-    return _join(_pieces(text))
-
-
-def spoken_words(text: str) -> list[str]:
-    """What is said between quotes in `text`, in order, normalised."""
-    return [said for spoken, said in _pieces(text) if spoken]
 
 
 def _byte_alphabet() -> list[str]:
@@ -103,7 +59,7 @@ class Tokenizer:
     def ids(self, text: str) -> list[int]:
         """All ids of `text`, neither cut nor padded; the first is `START`. `len(ids) > MAX_LENGTH` tells of a cut."""
         ids = [START]
-        for i, (spoken, piece) in enumerate(_pieces(text)):
+        for i, (spoken, piece) in enumerate(pieces(text)):
             if spoken:
                 ids += [OPEN, *(self._byte_ids[b] for b in piece.encode()), CLOSE]
             else:
@@ -121,7 +77,7 @@ class Tokenizer:
                 tokens[-1] += self._bpe.id_to_token(i - SPECIAL)
         byte_of = {char: b for b, char in enumerate(_byte_alphabet())}
         texts = [bytes(byte_of[char] for char in token).decode("utf-8", "replace") for token in tokens]
-        return _join((k % 2 == 1, text) for k, text in enumerate(texts) if k % 2 == 1 or text)
+        return join((k % 2 == 1, text) for k, text in enumerate(texts) if k % 2 == 1 or text)
 
     def encode(self, texts: Sequence[str], max_length: int = MAX_LENGTH) -> tuple[Tensor, Tensor]:
         """(ids_BL int64, mask_BL bool, true where there is text), L = `max_length`; what is longer is cut at its end.
@@ -138,13 +94,7 @@ class Tokenizer:
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of `text` that no training caption had, each once, in order; unheard speech is given with quotes."""
-        unknown: dict[str, None] = {}
-        for spoken, piece in _pieces(text):
-            if spoken:
-                unknown |= {f'"{piece}"': None} if piece and piece not in self.sayings else {}
-            else:
-                unknown |= {word: None for word in _WORD.findall(piece) if word not in self.words}
-        return list(unknown)
+        return unknown_words(text, self.words, self.sayings)
 
     def save(self, path: str | Path) -> None:
         """Write JSON; the file appears whole or not at all."""
@@ -181,12 +131,12 @@ def train_tokenizer(
     words: set[str] = set()
     sayings: set[str] = set()
     for caption in progress(captions):
-        for i, (spoken, piece) in enumerate(_pieces(caption)):
+        for i, (spoken, piece) in enumerate(pieces(caption)):
             if spoken:
                 sayings.add(piece)
             else:
                 prose.append(piece if i else f" {piece}")
-                words.update(_WORD.findall(piece))
+                words.update(WORD.findall(piece))
     bpe: Any = BPE(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment, unused-ignore]
     bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment, unused-ignore]
