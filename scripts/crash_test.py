@@ -39,6 +39,7 @@ from phonofilm.jobs.worker import RETRIES
 
 AHEAD = 50  # jobs that are created before their turn
 OWNERS = 3
+AT_ONCE = ("--at-once", "2")
 
 
 @dataclass
@@ -117,8 +118,9 @@ class Chaos:
         for number in range(self.jobs):
             while number > self.ended() + AHEAD:
                 time.sleep(0.1)
-            word = draw.choices(("", "fail_once", "refuse", "fail"), (90, 6, 3, 1))[0]
-            prompt = f"film {number} sleep={draw.choice((0, 0.1, 0.3, 1)):g} {word}".strip()
+            long = self.jobs >= 200  # "fail" is tried again for 14 s
+            word = draw.choices(("", "fail_once", "refuse", "fail"), (90, 6, 3, 1 if long else 0))[0]
+            prompt = f"film {number} sleep={draw.choices((0, 0.1, 0.3, 1), (4, 3, 2, 1))[0]:g} {word}".strip()
             owner, once = draw.randrange(OWNERS), draw.random() < 0.8
             body = {"prompt": prompt, "seconds": "2", "seed": number}
             headers = {"idempotency-key": f"job{number}"} if once else {}
@@ -179,10 +181,10 @@ class Chaos:
         draw = random.Random(self.draw.random())
         while not self.over.is_set():
             if place == 0:
-                workers = 1 if self.embedded else 0
-                self.places[0], _ = self.processes.serve("--workers", str(workers), port=self.port)
+                workers = ("--workers", "1" if self.embedded else "0", *AT_ONCE)
+                self.places[0], _ = self.processes.serve(*workers, port=self.port)
             else:
-                self.places[place] = self.processes.worker()
+                self.places[place] = self.processes.worker(*AT_ONCE)
             self.places[place].wait()  # type: ignore[union-attr]
             self.over.wait(draw.uniform(0, 1))
 
@@ -251,6 +253,7 @@ class Chaos:
                     process.terminate()
             for thread in threads:
                 thread.join(PATIENCE)
+            self.client.close()
             self.processes.close()
         self.report.seconds = time.monotonic() - began
         return self.report

@@ -22,8 +22,8 @@ from phonofilm.jobs.store import Store
 from phonofilm.request import Request
 
 QUICK = """
-import phonofilm.jobs.store as s; s.DEAD_AFTER, s.MOST_ATTEMPTS = 4.0, 2
-import phonofilm.jobs.worker as w; w.BEAT_SECONDS = w.SWEEP_SECONDS = w.TIDY_SECONDS = 0.5; w.BACKOFF_SECONDS = 0.1
+import phonofilm.jobs.store as s; s.DEAD_AFTER, s.MOST_ATTEMPTS = 3.0, 2
+import phonofilm.jobs.worker as w; w.BEAT_SECONDS = w.SWEEP_SECONDS = w.TIDY_SECONDS = 0.3; w.BACKOFF_SECONDS = 0.1
 import phonofilm.serve.command as c
 """
 """Shorter waits, for code that runs in a worker's process before it starts."""

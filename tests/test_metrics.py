@@ -55,7 +55,8 @@ def test_metrics_tell_what_waits_what_was_made_and_what_failed(here: Doors) -> N
     now = scraped(here)
     assert now["phonofilm_jobs queued"] == 1 and now["phonofilm_jobs completed"] == 2
     assert now["phonofilm_failures_total cancelled"] == 2 and now["phonofilm_failures_total timeout"] == 1
-    assert now["phonofilm_film_seconds_total"] == 4 and now["phonofilm_energy_joules_total"] == 5
+    assert now["phonofilm_films_total"] == 2 and now["phonofilm_film_seconds_total"] == 4
+    assert now["phonofilm_energy_joules_total"] == 5
     assert now["phonofilm_stage_seconds denoise"] == 2 and now["phonofilm_executions_total"] == 4
     assert now["phonofilm_refusals_total"] == 1 and now["phonofilm_queue_age_seconds"] > 0
     assert now["phonofilm_workers"] == now["phonofilm_engines_loaded native"] == 1

@@ -38,7 +38,7 @@ def there(tmp_path: Path, postgres: Cluster) -> Iterator[Processes]:
 def test_a_worker_that_stood_still_does_no_harm_when_it_goes_on(there: Processes) -> None:
     workers = [there.worker(code=QUICK) for _ in range(2)]
     names = [there.signed_on(process) for process in workers]
-    job = there.store.add(wish("sleep=12"))
+    job = there.store.add(wish("sleep=4"))
     slow = str(there.started(job.id).worker)
     first, second = workers if slow == names[0] else workers[::-1]
     first.send_signal(signal.SIGSTOP)

@@ -41,7 +41,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Processes, 
             "fail": add(wish("fail"), "cy"), "fail_once": add(wish("fail_once"), "cy"),
             "refuse": add(wish("refuse"), "cy"), "urgent": add(wish("now"), "cy", priority=3),
             "late": add(wish("whenever"), "dee", priority=-3), "held": add(wish("held"), "eve"),
-            "running": add(wish("sleep=8"), "zed", priority=-9), "queued": add(wish("never"), "zed", priority=-10),
+            "running": add(wish("sleep=4"), "zed", priority=-9), "queued": add(wish("never"), "zed", priority=-10),
         }  # fmt: skip
         here.store.hold(jobs["held"].id, True)
         process = here.worker(code=QUICK)
@@ -132,7 +132,7 @@ def test_a_worker_that_is_told_to_stop_ends_its_film_and_begins_none(here: Proce
     assert here.store.alive() == [] and here.store.dead() == []
 
 
-@pytest.mark.parametrize(("prompt", "step"), [("sleep=12", 20), ("sleep=400", 1)])
+@pytest.mark.parametrize(("prompt", "step"), [("sleep=6", 20), ("sleep=400", 1)])
 def test_what_has_not_ended_when_a_worker_must_stop_is_put_back(here: Processes, prompt: str, step: int) -> None:
     """The second engine does not even notice that it is to stop."""
     job = here.store.add(wish(prompt))
@@ -145,7 +145,7 @@ def test_what_has_not_ended_when_a_worker_must_stop_is_put_back(here: Processes,
     assert ends(here.store) == []
 
 
-@pytest.mark.parametrize("prompt", ["sleep=8", "sleep=400"])
+@pytest.mark.parametrize("prompt", ["sleep=4", "sleep=400"])
 def test_a_film_that_takes_too_long_is_given_up(here: Processes, prompt: str) -> None:
     """A worker whose engine hangs ends with it, so that another one can work."""
     job, process = here.store.add(wish(prompt)), here.worker("--limit", "1", code=QUICK + "w.STEP_SECONDS = 3.0")

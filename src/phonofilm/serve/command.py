@@ -209,7 +209,7 @@ def _keep_running(command: list[str], database_url: str, stop: threading.Event) 
             _children.append(child)
             child.wait()
             _children.remove(child)
-        pause = 0.5 if time.monotonic() - began > 10 else min(8.0, 2 * pause)
+        pause = 0.5 if time.monotonic() - began > 5 else min(4.0, 2 * pause)
         stop.wait(pause)
 
 

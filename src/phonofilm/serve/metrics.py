@@ -47,6 +47,7 @@ class _Jobs:
         e, j, total = schema.events.c, schema.jobs.c, sa.func.sum
         code = sa.func.coalesce(e.data["error"].as_string(), "unknown")
         sums = [total(e.data[name].as_float()) for name in ("seconds", "energy_j", "attempts")]
+        sums.append(total(sa.case((e.type == "video.completed", 1.0), else_=0.0)))
         last = sa.select(j.receipt).where((j.status == "completed") & j.expires_at.is_not(None))
         with store.reading() as c:
             failed = sa.select(code, sa.func.count()).where(e.type == "video.failed").group_by(code)
@@ -55,7 +56,8 @@ class _Jobs:
             refused = c.execute(sa.select(sa.func.count()).where(e.type == "refused")).scalar_one()
             receipts = c.execute(last.order_by(j.expires_at.desc()).limit(RECENT)).scalars().all()
         yield _counter("phonofilm_failures", "jobs that failed, by code", "code", failures)
-        seconds, energy, executions = (value or 0 for value in ended)
+        seconds, energy, executions, films = (value or 0 for value in ended)
+        yield CounterMetricFamily("phonofilm_films", "films made", films)
         yield CounterMetricFamily("phonofilm_film_seconds", "seconds of film made", seconds)
         yield CounterMetricFamily("phonofilm_energy_joules", "joules spent on films", energy)
         yield CounterMetricFamily("phonofilm_executions", "executions of the jobs that have ended", executions)

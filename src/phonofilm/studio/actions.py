@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import phonofilm
 from phonofilm.engines import capabilities
 from phonofilm.errors import InputError, PhonofilmError
 from phonofilm.jobs import Job
@@ -68,7 +67,7 @@ class Actions:
 
     def hints(self, prompt: str) -> str:
         """Words of a prompt that the model never saw, but for one that is being typed; nothing if that is not known."""
-        folder = self.it.config.weights or Path(phonofilm.__file__).parent / "weights"
+        folder = self.it.config.weights or Path(__file__).parents[1] / "weights"
         try:
             words, sayings = known_words(folder / "tokenizer.json")
         except (OSError, ValueError, KeyError):
