@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from phonofilm.errors import InputError
+from phonofilm.errors import InputError, PhonofilmError
 from phonofilm.jobs import schema
 from phonofilm.jobs.job import Job, JobError
 from phonofilm.jobs.retention import keep_upload, known_upload, tidy
@@ -334,14 +334,23 @@ def test_jobs_outlive_the_process_that_took_them(tmp_path: Path) -> None:
         assert store.oldest_queued() == job.created_at
 
 
+def test_a_database_that_cannot_be_reached_is_one_line_without_its_password(tmp_path: Path) -> None:
+    for url in ("postgresql://ann:secret@127.0.0.1:1/none", f"sqlite:///{tmp_path}/none/x.db"):
+        with pytest.raises(PhonofilmError, match="the database cannot be used: ") as error:
+            Store(schema.database_url(url, tmp_path))
+        assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
 def test_databases_that_are_none_are_named(tmp_path: Path) -> None:
     for url in ("mysql://a@b/c", "sqlite://", "nonsense"):
         with pytest.raises(InputError, match="database"):
             schema.database_url(url, tmp_path)
 
 
-def test_a_stored_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path / "films"))
+@pytest.mark.parametrize("place", ["{}/films", "memory://films"])
+def test_a_stored_file_is_whole_or_not_there(tmp_path: Path, place: str) -> None:
+    storage = Storage(place.format(tmp_path))
+    assert storage.local == (place != "memory://films")
     source = tmp_path / "a.bin"
     source.write_bytes(bytes(range(256)) * 5000)
     storage.put(source, "films/j/1/a.bin")

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from local_postgres import Cluster
 from processes import QUICK, Processes, answers, ends, wish
+from serving import doors
 
 from phonofilm.errors import CheckpointError
 from phonofilm.jobs import schema, worker
@@ -54,6 +55,16 @@ def test_a_worker_that_stood_still_does_no_harm_when_it_goes_on(there: Processes
     assert ends(there.store) == [(job.id, "video.completed"), (more.id, "video.completed")]
     files = Storage(str(there.folder / "data" / "files")).names("films")
     assert {name.rpartition("/")[0] for name in files} == {f"films/{job.id}/2", f"films/{more.id}/1"}
+
+
+def test_each_worker_takes_as_many_films_as_it_was_told_to(there: Processes) -> None:
+    workers = [there.worker("--at-once", str(count), code=QUICK) for count in (3, 1)]
+    names = [there.signed_on(process) for process in workers]
+    jobs = [there.store.add(wish(f"{k} sleep=60")) for k in range(6)]
+    there.until(lambda: there.store.counts().get("in_progress") == 4, "four films at a time")
+    there.until(lambda: [len(there.store.running_on(name)) for name in names] == [3, 1], "three and one of them")
+    for job in jobs:
+        there.store.cancel(job.id)
 
 
 @pytest.mark.parametrize("outage", ["frozen", "restarted", "crashed"])
@@ -123,6 +134,26 @@ def breaking(method: Callable[..., Any], where: Sequence[bool]) -> Callable[...,
     return broken
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (Lost(), 503, "unavailable"), (sa.exc.TimeoutError("no connection is free"), 503, "unavailable"),
+        (OSError(errno.ENOSPC, "No space left on device"), 507, "no_space"), (OSError("odd"), 500, "server_error"),
+    ],
+)  # fmt: skip
+def test_callers_learn_whether_trying_again_can_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, code: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    with doors(tmp_path) as here:
+        monkeypatch.setattr(here.service.store, "get", broken)
+        answer = here.get("/v1/videos/video_x")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+        assert answer.headers["x-should-retry"] == ("true" if status == 503 else "false")
+
+
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("name", "prompt", "end"),
@@ -140,7 +171,7 @@ def test_a_job_ends_as_it_should_though_answers_of_the_database_get_lost(
     alone.work(job.id, job.ticket)
     monkeypatch.undo()
     now = alone.store.get(job.id)
-    assert now is not None and now.status == end and not alone.busy
+    assert now is not None and now.status == end and alone._running == {}
     assert len(ends(alone.store)) == (end != "queued")
     if end == "completed":
         assert b"".join(alone.storage.read(now.files["video"])) == b"a"

@@ -185,6 +185,8 @@ def test_without_a_key_there_is_only_the_form_for_one(public: Doors) -> None:
         assert answer.status_code == 401 and "password" in answer.text and "gradio" not in answer.text
         assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert public.post(PREDICT, json={"data": [], "fn_index": 0}).status_code == 401
+    for path in ("/theme.css", "/assets/index.js", "/static/img/logo.svg"):
+        assert public.get(path).status_code == 401
     assert public.post("/studio/media?place=first", content=png()).status_code == 401
     wrong = public.post("/studio/key", data={"key": "pf_wrong"}, headers={"origin": HOST})
     assert wrong.status_code == 401 and "not known" in wrong.text and COOKIE not in public.cookies

@@ -45,7 +45,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Processes, 
         }  # fmt: skip
         here.store.hold(jobs["held"].id, True)
         process = here.worker(code=QUICK)
-        here.started(jobs["running"].id)
+        assert 0 < here.started(jobs["running"].id).progress < 80
         seen = here.until(lambda: here.store.last_preview(jobs["running"].id), "a preview")
         assert seen[1].startswith(b"\xff\xd8")
         for name in ("queued", "running"):
@@ -178,7 +178,13 @@ def test_a_worker_ends_with_the_server_that_started_it_and_another_server_goes_o
     film = httpx2.get(f"{url}/v1/videos/{made}/content").content
     assert film == (here.folder / "data" / "files" / here.job(made).files["video"]).read_bytes()
     children_then = children(server.pid)
-    server.terminate()
+    held = here.store.add(wish("held"))
+    here.store.hold(held.id, True)
+    with httpx2.stream("GET", f"{url}/v1/videos/{held.id}/events", timeout=60) as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "event: progress"
+        server.terminate()
+        assert "event: done" not in list(lines)  # it ends, and is not broken off
     assert server.wait(120) in (0, -signal.SIGTERM)
     assert not any(alive(child) for child in children_then) and list((here.folder / "tmp").glob("*/*")) == []
 

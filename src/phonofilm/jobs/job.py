@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -63,7 +64,11 @@ class Job:
     @property
     def retries(self) -> int:
         """Executions that ended with an error which may pass."""
-        return sum(note.startswith(AGAIN) for note in self.notes)
+        return retries(self.notes)
+
+
+def retries(notes: Sequence[str]) -> int:
+    return sum(note.startswith(AGAIN) for note in notes)
 
 
 def new_id(kind: str) -> str:

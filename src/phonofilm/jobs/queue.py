@@ -10,6 +10,7 @@ Arguments are stored as JSON, never as pickles.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -93,6 +94,7 @@ class Taker:
         self._dbos, self._at_once = DBOS, at_once
         DBOS(config=config)
         _log_as_we_do()
+        _take_at_most(at_once)
 
         @DBOS.workflow(
             name=WORKFLOW, max_recovery_attempts=None, serialization_type=WorkflowSerializationFormat.PORTABLE
@@ -116,12 +118,44 @@ class Taker:
         self._dbos.destroy(workflow_completion_timeout_sec=seconds)
 
 
+def _take_at_most(count: int) -> None:
+    """DBOS keeps how many tickets a worker takes with the queue, the same for all: here each worker has its own."""
+    from dbos._sys_db import SystemDatabase
+
+    read = SystemDatabase.get_queue
+
+    def get_queue(self: Any, name: str, **more: Any) -> Any:
+        queue = read(self, name, **more)
+        if queue is not None and name == QUEUE:
+            queue._worker_concurrency = count
+        return queue
+
+    SystemDatabase.get_queue = get_queue  # type: ignore[method-assign]
+
+
 def _log_as_we_do() -> None:
-    """DBOS has brought a handler of its own."""
+    """DBOS has a handler of its own, and asks a database that is away ten times a second."""
     log = logging.getLogger("dbos")
     log.setLevel(logging.WARNING)
     log.handlers.clear()
     log.propagate = True
+    if not any(isinstance(one, _Seldom) for one in log.filters):
+        log.addFilter(_Seldom())
+
+
+class _Seldom(logging.Filter):
+    """Lets what begins alike pass once in `seconds`."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        super().__init__()
+        self.seconds, self._last = seconds, dict[str, float]()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now, begins = time.monotonic(), record.getMessage()[:60]
+        if now - self._last.get(begins, -self.seconds) < self.seconds:
+            return False
+        self._last[begins] = now
+        return True
 
 
 def _serializer() -> Any:

@@ -16,15 +16,16 @@ from typing import Any, Final, Self
 
 import sqlalchemy as sa
 
+from phonofilm.errors import PhonofilmError
 from phonofilm.jobs import schema, traces
-from phonofilm.jobs.job import LOCAL, OPEN, Job, JobError, Kind, fingerprint, new_id
+from phonofilm.jobs.job import LOCAL, OPEN, Job, JobError, Kind, fingerprint, new_id, retries
 from phonofilm.jobs.queue import Tickets
 from phonofilm.request import Request
 
 DAY: Final = 86_400.0
 KEEP_SECONDS: Final = 7 * DAY  # how long a film and its row are kept
 MOST_ATTEMPTS: Final = 10  # executions that ended with the death of their worker, after which a job is given up
-SUSPECT: Final = 3  # executions after which a job goes behind those that wait: it may be what kills
+SUSPECT: Final = 3  # such executions, after which a job goes behind those that wait: it may be what kills
 DEAD_AFTER: Final = 12.0  # seconds without a sign of life
 PRIORITIES: Final = (-10, 10)
 _BAND: Final = 100_000_000  # rounds of one priority
@@ -54,16 +55,24 @@ class Store:
     """Jobs in a database. Safe to use from several threads, processes and, on PostgreSQL, machines."""
 
     def __init__(self, url: str, *, keep_seconds: float = KEEP_SECONDS) -> None:
+        """Raises PhonofilmError if the database cannot be reached, or not be used."""
         self.url, self.keep_seconds = url, keep_seconds
         self.engine = schema.connect(url)
         single = self.engine.dialect.name == "sqlite"  # which lets those who wait sleep longer than needed
         self._turn: contextlib.AbstractContextManager[Any] = threading.Lock() if single else contextlib.nullcontext()
+        try:
+            self._prepare()
+        except schema.AWAY as error:
+            why = " ".join(str(error.args[0] if error.args else error).split())
+            raise PhonofilmError(f"the database cannot be used: {why}") from error
+        self.tickets = Tickets(url, self.engine)
+
+    def _prepare(self) -> None:
         with self.engine.begin() as c:
             schema.prepare(c)
             known = set(c.execute(sa.select(schema.rounds.c.priority)).scalars())
             if new := [{"priority": p, "round": 0} for p in range(PRIORITIES[0], PRIORITIES[1] + 1) if p not in known]:
                 c.execute(sa.insert(schema.rounds), new)
-        self.tickets = Tickets(url, self.engine)
 
     def close(self) -> None:
         self.tickets.close()
@@ -396,13 +405,14 @@ class Store:
     def _requeue(self, c: sa.Connection, id: str, *, delay: float = 0.0, last: bool = False) -> None:
         """A new ticket in place of the one that the job had.
 
-        It keeps its place, unless it is to be the owner's `last`, or was begun so often that it may be what kills.
+        It keeps its place, unless it is to be the owner's `last`, or lost its worker so often that it may be why.
         """
-        row = c.execute(sa.select(_J.c.owner, _J.c.priority, _J.c.round, _J.c.attempt).where(_J.c.id == id)).one()
-        place = self._last_round(c, row[0], row[1]) + 1 if last or row[3] >= SUSPECT else row[2]
+        row = c.execute(sa.select(_J).where(_J.c.id == id)).mappings().one()
+        last |= row["attempt"] - retries(row["notes"]) >= SUSPECT
+        place = self._last_round(c, row["owner"], row["priority"]) + 1 if last else row["round"]
         ticket = new_id("ticket")
         c.execute(sa.update(_J).where(_J.c.id == id).values(ticket=ticket, round=place))
-        self.tickets.hand_out(c, id, ticket, _rank(row[1], place), delay)
+        self.tickets.hand_out(c, id, ticket, _rank(row["priority"], place), delay)
 
     def _end(self, c: sa.Connection, id: str, status: str, *, attempt: int | None = None, **values: Any) -> bool:
         """The one place where a job ends: once, with its event for meters and webhooks in the same transaction."""

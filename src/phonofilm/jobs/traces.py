@@ -35,6 +35,14 @@ def start(service: str) -> None:
     trace.set_tracer_provider(provider)
 
 
+def stop() -> None:
+    """Send what was recorded and not yet sent."""
+    from opentelemetry import trace
+
+    if shutdown := getattr(trace.get_tracer_provider(), "shutdown", None):
+        shutdown()
+
+
 def current() -> str | None:
     """The trace that is being recorded here, as `traceparent` of W3C Trace Context."""
     from opentelemetry import trace

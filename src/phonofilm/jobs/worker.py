@@ -74,15 +74,15 @@ class Worker:
         self._stopping, self._ended = threading.Event(), threading.Event()
         self._beaten = self._steady = time.monotonic()  # the last sign of life, and since when none came late
         self._threads: list[threading.Thread] = []
+        self._cleared = False  # what killed processes left in the storage
         self._taker = Taker(store.url, self.id, self.work, self.config.at_once)
 
     def start(self) -> None:
         self.store.sign_of_life(self.id, self.state())
-        for act, pause in ((self._beat, BEAT_SECONDS), (self._sweep, SWEEP_SECONDS), (self._tidy, TIDY_SECONDS)):
-            thread = threading.Thread(target=self._every, args=(act, pause), name=act.__name__, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        self._repeat(self._beat, BEAT_SECONDS)
         self._taker.start()
+        self._repeat(self._sweep, SWEEP_SECONDS)
+        self._repeat(self._tidy, TIDY_SECONDS)
 
     def stop(self, seconds: int = 60) -> None:
         """Take nothing more and let what runs end; what has not ended after so long goes back into the queue."""
@@ -101,11 +101,6 @@ class Worker:
             self.store.put_back(job)
         self.store.sign_off(self.id)
 
-    @property
-    def busy(self) -> bool:
-        """True while an engine runs, even one that does not stop when it should."""
-        return bool(self._running)
-
     def state(self) -> dict[str, Any]:
         """What a worker says of itself."""
         return {
@@ -115,11 +110,12 @@ class Worker:
     # --- one job ----------------------------------------------------------------------------------------------------
     def work(self, id: str, ticket: str) -> None:
         """Execute a ticket. Nothing that goes wrong in a job leaves this function."""
-        began = time.monotonic()
-        self._running[ticket] = id, began
+        self._running[ticket] = id, time.monotonic()
         try:
             job = self._surely(lambda: self.store.begin(id, ticket, self.id))
             if job is not None:
+                began = time.monotonic()
+                self._running[ticket] = id, began
                 with span("job", job.trace, id=id, attempt=job.attempt, model=job.request.model):
                     self._surely(self._try(job, began))
         finally:
@@ -224,6 +220,11 @@ class Worker:
                 log.warning("the database is away: %s", error.args[0] if error.args else error)
                 pause, count = min(5.0, 2 * pause), count + 1
 
+    def _repeat(self, act: Callable[[], None], seconds: float) -> None:
+        thread = threading.Thread(target=self._every, args=(act, seconds), name=act.__name__, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
     def _every(self, act: Callable[[], None], seconds: float) -> None:
         while not self._ended.is_set():
             try:
@@ -268,6 +269,9 @@ class Worker:
                 os._exit(70)
 
     def _tidy(self) -> None:
+        if not self._cleared:
+            self._cleared = True
+            self.storage.clear()
         if lost := self.store.astray():
             log.warning("back in the queue: %s", ", ".join(lost))
         tidy(self.store, self.storage)
@@ -290,9 +294,12 @@ def _space() -> str:
 def _exists(process: int) -> bool:
     """True unless the process, of this space, is gone; one that is dead and not yet buried counts as gone."""
     try:
+        os.kill(process, 0)
         return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except ProcessLookupError:
         return False
+    except OSError:  # it is another user's, and that is all that can be seen
+        return True
 
 
 def _told(error: Exception) -> tuple[str | None, str]:

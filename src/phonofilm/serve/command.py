@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from phonofilm.errors import InputError
@@ -145,11 +146,16 @@ def _serve(a: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "phonofilm.cli", "worker", *_worker_options(a, config)]
     for _ in range(a.workers):
         threading.Thread(target=_keep_running, args=(command, config.database_url, stop), daemon=True).start()
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, config.host, config.port, log_config=None, access_log=False, timeout_graceful_shutdown=STREAMS_SECONDS
-        )
+    settings = uvicorn.Config(
+        app, config.host, config.port, log_config=None, access_log=False, timeout_graceful_shutdown=STREAMS_SECONDS
     )
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            app.state.service.stopping.set()
+            super().handle_exit(sig, frame)
+
+    server = Server(settings)
     print(f"phonofilm: http://{config.host}:{config.port} (data in {config.folder})", file=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again once it has shut down
     try:
@@ -223,6 +229,8 @@ def _wait_for_workers() -> None:
 
 def _worker(a: argparse.Namespace) -> int:
     config = _config(a)
+    # torch's threads spin while they wait for each other; beside anything else that runs, films took five times as long
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from phonofilm.jobs import traces
     from phonofilm.jobs.scratch import Scratch
     from phonofilm.jobs.storage import Storage
@@ -238,7 +246,6 @@ def _worker(a: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: ended.set())
     scratch, storage = Scratch(), Storage(config.storage)
     scratch.install()
-    storage.clear()
     with Store(config.database_url, keep_seconds=config.keep_seconds) as store:
         films = Films(Identity.default(), label=a.label)
         settings = WorkerConfig(weights=a.weights, at_once=a.at_once, limit_seconds=a.limit)
@@ -248,9 +255,9 @@ def _worker(a: argparse.Namespace) -> int:
         ended.wait()
         worker.stop(GRACE_SECONDS)
     scratch.remove()
-    if worker.busy:  # an engine that does not stop must not keep the process
-        os._exit(0)
-    return 0
+    traces.stop()
+    logging.shutdown()
+    os._exit(0)  # threads that wait for what will not come, such as an engine that hangs, must not keep the process
 
 
 def _follow_parent(act: Callable[[], None]) -> None:

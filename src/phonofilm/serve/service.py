@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ class Service:
         self.storage = Storage(config.storage)
         fetch = Fetcher(config.image_hosts, config.upload.file_bytes)
         self.policy = Policy(self.store, hook)
+        self.stopping = threading.Event()  # set when the server is told to stop: streams end themselves then
         self.uploads = Uploads(self.store, self.storage, config.upload, fetch, self.policy)
 
     def close(self) -> None:

@@ -279,7 +279,7 @@ def watch_video(request: Request, who: Who, video_id: str) -> StreamingResponse:
 
 async def _events(it: Service, who: Caller, id: str) -> AsyncIterator[str]:
     last, number, silent = "", 0, 0.0
-    while True:
+    while not it.stopping.is_set():
         try:
             job = await run_in_threadpool(it.job, id, who)
         except ApiError:  # deleted meanwhile

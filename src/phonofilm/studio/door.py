@@ -32,8 +32,7 @@ from phonofilm.studio.layout import FOLDER, build, theme
 
 COOKIE_SECONDS: Final = 30 * 86_400
 MOST_CALL: Final = 64 << 10  # bytes of an action's arguments
-OPEN: Final = ("/assets/{path:path}", "/static/{path:path}", "/theme.css")
-"""Files of Gradio's own, the same for everybody."""
+FILES: Final = ("/assets/{path:path}", "/static/{path:path}", "/theme.css")
 POLICY: Final = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; frame-ancestors 'none'; "
@@ -59,7 +58,7 @@ def open_door(app: FastAPI) -> Late:
     gradio = Late(make)
     app.router.routes.append(Route("/", _Page(gradio), methods=["GET"]))
     app.router.routes.append(Route("/gradio_api/run/predict", _Calls(gradio), methods=["POST"]))
-    for path in OPEN:
+    for path in FILES:
         app.router.routes.append(Route(path, _Files(gradio), methods=["GET"]))
     app.include_router(router)
     return gradio
@@ -80,12 +79,13 @@ def _gradio(actions: Actions) -> FastAPI:
 
 
 class _Files:
-    """Passes on what needs no key."""
+    """Files of Gradio's own, behind the key because nobody else needs them."""
 
     def __init__(self, gradio: Late) -> None:
         self.gradio = gradio
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await known(Request(scope, receive))
         await self.gradio(_plain(scope), receive, send)
 
 

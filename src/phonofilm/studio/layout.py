@@ -55,7 +55,7 @@ def build(actions: Actions) -> "gradio.Blocks":
                     placeholder="a golden bell rings twice at dusk",
                 )  # fmt: skip
                 hints = html("", "hints")
-                examples = html(_examples(), "examples", js_on_load=ACTS)
+                examples = html(_examples(), "examples", js_on_load=f"{ACTS}; studio.chips(element)")
                 with gr.Column() as knobs:
                     size = gr.Radio(_sizes(able), value="square", label="Format", elem_id="size")
                 with gr.Row() as time:
@@ -191,7 +191,7 @@ def _about(what: str, prompt: str) -> str:
 
 def _examples() -> str:
     chips = "".join(
-        f'<button class="chip" data-act="example" data-id="{k}">{escape(text)}</button>'
+        f'<button class="chip" data-act="example" data-id="{k}" tabindex="{-(k > 0)}">{escape(text)}</button>'
         for k, text in enumerate(EXAMPLES)
     )
     return f'<div class="chips" role="group" aria-label="Examples">{chips}</div>'

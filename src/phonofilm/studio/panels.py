@@ -14,7 +14,7 @@ STAGES: Final = {
     "queued": "Waiting", "start": "Warming up", "condition": "Reading what was given", "denoise": "Denoising",
     "decode": "Decoding", "export": "Writing and signing",
 }  # fmt: skip
-OWN_J: Final = {"native": (1.4, 0.025)}
+OWN_J: Final = {"native": (1.3, 0.02)}
 """Joules of one picture, and of reading one sentence, by model: measured with this repository's own meter (CPU seconds
 × 4.26 W per core) on one x86 core, mean of two pictures of 128x128 and of a hundred sentences."""
 ELSEWHERE: Final = (

@@ -98,6 +98,14 @@ window.studio = {
     });
   },
 
+  // one stop of the Tab key for all examples; arrows move between them
+  chips(element) {
+    element.addEventListener("keydown", (e) => {
+      const next = { ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling" }[e.key];
+      if (next && e.target[next]) e.target[next].focus();
+    });
+  },
+
   reveal() {
     const stage = document.querySelector("#stage");
     if (stage.getBoundingClientRect().top > innerHeight / 2) stage.scrollIntoView({ behavior: "smooth" });
