@@ -66,14 +66,14 @@ def test_a_film_is_made_signed_stored_and_published(done: tuple[Processes, dict[
     clip = read(film)
     assert clip.seconds == pytest.approx(2) and clip.audio is not None
     assert verify(film).status == "signed"
-    assert job.receipt is not None and job.receipt["request"]["prompt"] == "first"
+    assert job.receipt is not None and job.receipt["request"]["prompt"] == "first" and job.receipt["steps"] == 4
     assert here.store.last_preview(job.id) is None  # it was for the time of waiting
 
 
 def test_errors_that_may_pass_are_tried_again_and_others_are_not(done: tuple[Processes, dict[str, Job]]) -> None:
     _, jobs = done
     assert (jobs["fail_once"].status, jobs["fail_once"].attempt) == ("completed", 2)
-    assert jobs["fail_once"].notes[0].startswith("tried again after")
+    assert jobs["fail_once"].notes[0].startswith("tried again after") and jobs["fail_once"].receipt["steps"] == 4
     assert (jobs["fail"].error_code, jobs["fail"].attempt) == ("generation_failed", worker.RETRIES + 1)
     assert jobs["fail"].error_message == "the fake engine fails on this prompt"
     waits = [float(note.split()[3]) for note in jobs["fail"].notes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import secrets
 import time
@@ -77,16 +78,22 @@ def every(store: Store) -> list[Key]:
         return [_key(row) for row in c.execute(sa.select(_K).order_by(_K.c.created_at)).mappings()]
 
 
+def named(store: Store, id: str) -> Key:
+    """The key, valid or revoked, of an id, or of first characters. Raises InputError if it is not one."""
+    with store.reading() as c:
+        rows = c.execute(sa.select(_K).where((_K.c.id == id) | (_K.c.shown == id))).mappings().all()
+    if len(rows) != 1:
+        raise InputError(f"{'no' if not rows else 'more than one'} key is called {id!r}")
+    return _key(rows[0])
+
+
 def revoke(store: Store, id: str) -> Key:
     """Make a key useless from now on. Raises InputError if there is none of that id (or of those first characters)."""
+    key = named(store, id)
+    now = key.revoked_at or time.time()
     with store.writing() as c:
-        named = (_K.c.id == id) | (_K.c.shown == id)
-        rows = c.execute(sa.select(_K).where(named)).mappings().all()
-        if len(rows) != 1:
-            raise InputError(f"{'no' if not rows else 'more than one'} key is called {id!r}")
-        now = rows[0]["revoked_at"] or time.time()
-        c.execute(sa.update(_K).where(_K.c.id == rows[0]["id"]).values(revoked_at=now))
-    return _key({**rows[0], "revoked_at": now})
+        c.execute(sa.update(_K).where(_K.c.id == key.id).values(revoked_at=now))
+    return dataclasses.replace(key, revoked_at=now)
 
 
 def count_call(store: Store, owner: str, most: int | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from phonofilm.errors import OutputError
-from phonofilm.jobs import schema
+from phonofilm.jobs import schema, webhooks
 from phonofilm.jobs.storage import Storage, upload_name
 from phonofilm.jobs.store import Store
 
@@ -47,6 +47,7 @@ def tidy(store: Store, storage: Storage) -> None:
         else:
             store.forget(job.id)
     _forget_uploads(store, storage)
+    webhooks.tidy(store)
     with store.reading() as c:
         store.tickets.forget(c, TICKETS_SECONDS, 10 * BATCH)
 

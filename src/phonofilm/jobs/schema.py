@@ -133,8 +133,29 @@ hooks: Final = sa.Table(
     sa.Column("id", _Text, primary_key=True),
     sa.Column("owner", _Text, nullable=False),
     sa.Column("url", _Text, nullable=False),
-    sa.Column("secret", _Text, nullable=False),
+    sa.Column("secret", _Text, nullable=False),  # whsec_…, by which the receiver knows that it is us
     sa.Column("created_at", _Time, nullable=False),
+    sa.Column("kind", _Text, nullable=False, server_default="video"),  # video, usage
+    sa.Column("private", sa.Boolean, nullable=False, server_default=sa.false()),  # may be inside, and http
+    sa.Column("bearer", _Text),  # sent as Authorization
+    sa.Column("removed_at", _Time),
+    sa.Column("delivered", sa.Integer, nullable=False, server_default="0"),  # messages
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),  # attempts
+    sa.Column("given_up", sa.Integer, nullable=False, server_default="0"),  # messages
+    sa.Column("told", _Text),  # why the last attempt failed
+)  # fmt: skip
+
+deliveries: Final = sa.Table(
+    "deliveries", meta,  # the outbox: what is still to be sent, and what was given up
+    sa.Column("id", _Text, primary_key=True),
+    sa.Column("hook", _Text, nullable=False),
+    sa.Column("body", _Text, nullable=False),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("due_at", _Time, nullable=False),  # when it is to be tried, or tried again
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("given_up_at", _Time),
+    sa.Index("deliveries_due", "given_up_at", "due_at"),
+    sa.Index("deliveries_of_hook", "hook", "given_up_at", "due_at"),
 )  # fmt: skip
 
 settings: Final = sa.Table(

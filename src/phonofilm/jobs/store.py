@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import sqlalchemy as sa
 
 from phonofilm.errors import PhonofilmError
-from phonofilm.jobs import schema, traces
+from phonofilm.jobs import schema, traces, webhooks
 from phonofilm.jobs.job import LOCAL, OPEN, Job, JobError, Kind, fingerprint, new_id, retries
 from phonofilm.jobs.queue import Tickets
 from phonofilm.request import Request
@@ -427,11 +427,15 @@ class Store:
         row = c.execute(sa.update(_J).where(at).values(values).returning(_J)).mappings().first()
         if row is None:
             return False
-        made = film_seconds(row["request"]) if status == "completed" else 0.0
-        energy = (row["receipt"] or {}).get("total_energy_j")
-        data = {"id": id, "seconds": made, "energy_j": energy, "error": row["error_code"], "attempts": row["attempt"]}
+        wish, receipt = Request.from_json(row["request"]), row["receipt"] or {}
+        data = {
+            "id": id, "seconds": film_seconds(row["request"]) if status == "completed" else 0.0,
+            "energy_j": receipt.get("total_energy_j"), "steps": receipt.get("steps"), "error": row["error_code"],
+            "attempts": row["attempt"], "model": wish.model, "kind": row["kind"], "size": "{}x{}".format(*wish.pixels),
+        }  # fmt: skip
         event = {"id": new_id("evt"), "owner": row["owner"], "type": f"video.{status}", "created_at": now, "data": data}
         c.execute(sa.insert(schema.events).values(event))
+        webhooks.post(c, event)
         c.execute(sa.delete(schema.previews).where(schema.previews.c.job == id))
         return True
 

@@ -158,6 +158,8 @@ class Worker:
                 made = self.export(self.engine(job.request.model).generate(request, hooks), folder, job)
             hooks.progress(Progress("export", 1, 2))
             receipt = json.loads(made["receipt"].read_text(encoding="utf-8")) if "receipt" in made else {}
+            if receipt:
+                receipt["steps"] = hooks.steps
             stored = {variant: f"{place}/{path.name}" for variant, path in made.items()}
             try:
                 with span("store"):
@@ -324,8 +326,10 @@ class _Watch(Hooks):
         self._previews, self._shown = previews, -math.inf
         self._store, self._job, self._deadline, self._stopping = store, job, deadline, stopping
         self._wanted = True
+        self.steps = 0  # of denoising, in all passes
 
     def _progress(self, now: Progress) -> None:
+        self.steps += now.stage == "denoise" and now.done > 0
         due = self._previews and time.monotonic() >= self._shown + PREVIEW_SECONDS
         self.preview = self._preview if due else None  # engines ask after each step: decoding costs as much as a step
         low, high = _SHARES.get(now.stage, (0, 0))

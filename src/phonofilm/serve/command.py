@@ -1,4 +1,4 @@
-"""`phonofilm serve`, `worker`, `mcp` and `keys`: parsing, processes, signals."""
+"""`phonofilm serve`, `worker`, `mcp`, and the operator's `keys`, `webhooks`, `usage`: parsing, processes, signals."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 from phonofilm.errors import InputError
 
 if TYPE_CHECKING:
+    from phonofilm.jobs.store import Store
     from phonofilm.serve.config import Config
 
 GRACE_SECONDS: Final = 60  # that running jobs get to finish when a worker is told to stop
 KEY: Final = "PHONOFILM_KEY"
+BEARER: Final = "PHONOFILM_WEBHOOK_BEARER"
 DATABASE: Final = "PHONOFILM_DATABASE_URL"  # a password has no place among arguments, which all users of a machine see
 STREAMS_SECONDS: Final = 5  # that answers under way get to finish when the server is told to stop
 Formatter = type[argparse.HelpFormatter]
@@ -79,6 +81,43 @@ def add_commands(commands: Any, formatter: Formatter) -> None:
             action.add_argument("key", help="its id, or its first characters, as `list` shows them")
         _shared(action)
         action.set_defaults(run=run)
+    _add_webhooks(commands, formatter)
+    _add_usage(commands, formatter)
+
+
+def _add_webhooks(commands: Any, formatter: Formatter) -> None:
+    webhooks = commands.add_parser("webhooks", help="who is told when a film ends", formatter_class=formatter)
+    actions = webhooks.add_subparsers(title="actions", metavar="", required=True)
+    add = actions.add_parser(
+        "add", help="tell a URL, and show once the secret by which it knows us", formatter_class=formatter
+    )
+    add.add_argument("url", help="https://…")
+    add.add_argument("--key", metavar="ID", help="of this key's films alone, not of everybody's")
+    add.add_argument("--usage", action="store_true", help=f"of usage, as CloudEvents; ${BEARER} goes with each call")
+    add.add_argument("--allow-private", action="store_true", help="it may be an address inside, and http")
+    add.set_defaults(run=_webhooks_add)
+    every = actions.add_parser("list", help="show all, and how they fare", formatter_class=formatter)
+    every.set_defaults(run=_webhooks_list)
+    again = actions.add_parser("retry", help="send again what was given up", formatter_class=formatter)
+    again.set_defaults(run=_webhooks_retry)
+    remove = actions.add_parser("remove", help="tell it nothing more", formatter_class=formatter)
+    remove.set_defaults(run=_webhooks_remove)
+    for action in (again, remove):
+        action.add_argument("webhook", help="its id")
+    for action in (add, every, again, remove):
+        _shared(action)
+
+
+def _add_usage(commands: Any, formatter: Formatter) -> None:
+    usage = commands.add_parser("usage", help="what films are billed by", formatter_class=formatter)
+    actions = usage.add_subparsers(title="actions", metavar="", required=True)
+    export = actions.add_parser("export", help="one event for each published film", formatter_class=formatter)
+    export.add_argument("--since", metavar="TIME", help="2026-11-01, or 2026-11-01T12:00:00Z; from then on")
+    export.add_argument("--until", metavar="TIME", help="up to then, and not then")
+    export.add_argument("--key", metavar="ID", help="films of this key alone")
+    export.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="jsonl: CloudEvents, one a line")
+    _shared(export)
+    export.set_defaults(run=_usage_export)
 
 
 def _working(p: argparse.ArgumentParser) -> None:
@@ -136,11 +175,12 @@ def _serve(a: argparse.Namespace) -> int:
     from phonofilm.jobs.scratch import Scratch
     from phonofilm.serve.app import create_app
     from phonofilm.serve.policy import load_hook
+    from phonofilm.serve.sender import Sender
 
     _log_to_stderr()
     traces.start("phonofilm-api")
     app = create_app(config, load_hook(a.policy))
-    stop = threading.Event()
+    stop, sender = threading.Event(), Sender(app.state.store)
     scratch = Scratch()
     scratch.install()
     command = [sys.executable, "-m", "phonofilm.cli", "worker", *_worker_options(a, config)]
@@ -158,12 +198,14 @@ def _serve(a: argparse.Namespace) -> int:
     server = Server(settings)
     print(f"phonofilm: http://{config.host}:{config.port} (data in {config.folder})", file=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again once it has shut down
+    sender.start()
     try:
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
     finally:
         stop.set()
         _wait_for_workers()
+        sender.stop()  # last: it tells of the films that workers were let finish
         scratch.remove()
     return 0
 
@@ -315,6 +357,70 @@ def _keys_revoke(a: argparse.Namespace) -> int:
     with Store(_config(a).database_url) as store:
         key = keys.revoke(store, a.key)
     print(f"{key.id} of {key.name} is revoked")
+    return 0
+
+
+def _owner(store: Store, name: str | None) -> str | None:
+    """The owner that a key's id, its first characters, or `local` mean."""
+    from phonofilm.jobs import keys
+    from phonofilm.jobs.job import LOCAL
+
+    return name if name in (None, LOCAL) else keys.named(store, str(name)).id
+
+
+def _webhooks_add(a: argparse.Namespace) -> int:
+    from phonofilm.jobs import webhooks
+    from phonofilm.jobs.store import Store
+
+    with Store(_config(a).database_url) as store:
+        kind: webhooks.Kind = "usage" if a.usage else "video"
+        owner, bearer = _owner(store, a.key) or webhooks.ALL, os.environ.get(BEARER) if a.usage else None
+        hook, secret = webhooks.add(store, a.url, owner, kind, private=a.allow_private, bearer=bearer)
+    print(secret)
+    print(f"phonofilm: the secret of {hook.id}, by which {hook.url} knows our messages", file=sys.stderr)
+    return 0
+
+
+def _webhooks_list(a: argparse.Namespace) -> int:
+    from phonofilm.jobs import webhooks
+    from phonofilm.jobs.store import Store
+
+    with Store(_config(a).database_url) as store:
+        for hook in webhooks.every(store):
+            whose = "all keys" if hook.owner == webhooks.ALL else hook.owner
+            counts = f"{hook.delivered} delivered, {hook.waiting} waiting, {hook.given_up} given up"
+            told = f"; {hook.failures} attempts failed, the last: {hook.told}" if hook.told else ""
+            print(f"{hook.id}  {hook.kind:5}  {whose}  {hook.url}  {counts}{told}")
+    return 0
+
+
+def _webhooks_retry(a: argparse.Namespace) -> int:
+    from phonofilm.jobs import webhooks
+    from phonofilm.jobs.store import Store
+
+    with Store(_config(a).database_url) as store:
+        print(f"{webhooks.retry(store, a.webhook)} messages are sent again")
+    return 0
+
+
+def _webhooks_remove(a: argparse.Namespace) -> int:
+    from phonofilm.jobs import webhooks
+    from phonofilm.jobs.store import Store
+
+    with Store(_config(a).database_url) as store:
+        webhooks.remove(store, a.webhook)
+    print(f"{a.webhook} is told nothing more")
+    return 0
+
+
+def _usage_export(a: argparse.Namespace) -> int:
+    from phonofilm.jobs import usage
+    from phonofilm.jobs.store import Store
+
+    since, until = (None if text is None else usage.moment(text) for text in (a.since, a.until))
+    with Store(_config(a).database_url) as store:
+        owner = _owner(store, a.key)
+        sys.stdout.writelines(usage.export(store, a.format, since=since, until=until, owner=owner))
     return 0
 
 

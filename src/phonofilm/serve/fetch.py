@@ -1,20 +1,17 @@
 """Files by URL: only from hosts that the operator named, never from inside, within size and time.
 
-Each redirect is checked as the first address was, and the connection goes to the address that was checked, so that a
-name that changes its address in between gains nothing.
+Each redirect is checked as the first address was.
 """
 
 from __future__ import annotations
 
 import http.client
-import ipaddress
-import socket
-import ssl
 import time
 from typing import Final
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from phonofilm.errors import InputError
+from phonofilm.serve.outside import NotPublic, calling
 
 SECONDS: Final = 20.0
 REDIRECTS: Final = 3
@@ -53,10 +50,8 @@ class Fetcher:
 
     def _get(self, parts: SplitResult, end: float) -> bytes | str:
         """The body, or where the answer leads on."""
-        host = parts.hostname or ""
         try:
-            connection = _Pinned(host, _address(host), timeout=max(0.1, end - time.monotonic()))
-            try:
+            with calling(parts, max(0.1, end - time.monotonic())) as connection:
                 path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
                 connection.request("GET", path, headers={"accept": "image/*", "user-agent": "phonofilm"})
                 answer = connection.getresponse()
@@ -65,8 +60,8 @@ class Fetcher:
                 if answer.status != 200:
                     raise InputError(f"image_url answers with {answer.status}")
                 return self._read(answer, end)
-            finally:
-                connection.close()
+        except NotPublic:
+            raise InputError("image_url leads to an address that is not public") from None
         except (OSError, http.client.HTTPException) as error:
             raise InputError(f"image_url cannot be fetched: {type(error).__name__}") from None
 
@@ -80,25 +75,3 @@ class Fetcher:
                 raise InputError(f"image_url takes longer than {SECONDS:g} s")
             parts.append(block)
         return b"".join(parts)
-
-
-def _address(host: str) -> str:
-    """A public address of a host. Raises InputError if it has another."""
-    found = {str(item[4][0]) for item in socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)}
-    for text in found:
-        address = ipaddress.ip_address(text.partition("%")[0])
-        if not address.is_global or address.is_multicast:
-            raise InputError("image_url leads to an address that is not public")
-    return sorted(found)[0]
-
-
-class _Pinned(http.client.HTTPSConnection):
-    """Connects to an address that was checked, and asks for the certificate of the name."""
-
-    def __init__(self, host: str, address: str, timeout: float) -> None:
-        super().__init__(host, timeout=timeout)
-        self._address, self._secure = address, ssl.create_default_context()
-
-    def connect(self) -> None:
-        plain = socket.create_connection((self._address, 443), self.timeout)
-        self.sock = self._secure.wrap_socket(plain, server_hostname=self.host)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from phonofilm.jobs import schema
+from phonofilm.jobs import schema, webhooks
 from phonofilm.jobs.job import Status
 
 if TYPE_CHECKING:
@@ -62,12 +62,22 @@ class _Jobs:
         yield CounterMetricFamily("phonofilm_energy_joules", "joules spent on films", energy)
         yield CounterMetricFamily("phonofilm_executions", "executions of the jobs that have ended", executions)
         yield CounterMetricFamily("phonofilm_refusals", "prompts and uploads refused by the policy", refused)
+        yield from _webhooks(webhooks.sums(store))
         stages: dict[str, float] = {}
         for receipt in receipts:
             for stage, spent in (receipt or {}).get("seconds", {}).items():
                 stages[stage] = stages.get(stage, 0.0) + spent / len(receipts)
         told = f"seconds that a stage takes, on average over the last {RECENT} films"
         yield _gauge("phonofilm_stage_seconds", told, "stage", stages)
+
+
+def _webhooks(sums: webhooks.Sums) -> Iterator[Metric]:
+    told = "messages to webhooks that have come to an end"
+    yield _counter("phonofilm_webhooks", told, "end", {"delivered": sums.delivered, "given_up": sums.given_up})
+    yield CounterMetricFamily("phonofilm_webhook_failures", "attempts to deliver a message that failed", sums.failures)
+    yield GaugeMetricFamily("phonofilm_webhooks_waiting", "messages to webhooks that wait", sums.waiting)
+    age = time.time() - sums.oldest if sums.oldest is not None else 0.0
+    yield GaugeMetricFamily("phonofilm_webhooks_age_seconds", "age of the message that has waited longest", age)
 
 
 def _gauge(name: str, told: str, label: str, values: dict[str, int] | dict[str, float]) -> Metric:

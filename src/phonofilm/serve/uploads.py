@@ -87,7 +87,8 @@ class Uploads:
                 return "audio"
             clip = read(path, limits=self.limits, size="native")
         except MediaError as error:
-            raise InputError(f"{what}{str(error).removeprefix(str(path))}") from None
+            told = str(error).removeprefix(str(path)).replace(str(path), "the file")  # decoders name it, too
+            raise InputError(f"{what}{told}") from None
         return "image" if kind in IMAGES or clip.picture else "video"
 
 

@@ -1,0 +1,269 @@
+"""Who is told when a film ends, and the outbox of what is still to be told.
+
+A message is a row that is written in the transaction in which its job ends, so that none is lost or made up. Whoever
+sends it takes it for a while (`claim`) and deletes it when the receiver has it (`delivered`); one who dies in between
+leaves it to be sent again: at least once, each time under the same id. Headers and signature are those of Standard
+Webhooks, as OpenAI sends them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+import json
+import secrets
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+
+from phonofilm.errors import InputError
+from phonofilm.jobs import schema, usage
+from phonofilm.jobs.job import new_id
+
+if TYPE_CHECKING:
+    from phonofilm.jobs.store import Store
+
+Kind = Literal["video", "usage"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+ALL: Final = "*"  # the owner of hooks that hear of everybody's films
+PREFIX: Final = "whsec_"
+SECRET_BYTES: Final = 32
+LEASE_SECONDS: Final = 120.0  # for which a message belongs to the one who sends it
+PATIENCE_SECONDS: Final = 72 * 3600.0  # after which a message is given up
+KEEP_SECONDS: Final = 30 * 86_400.0  # for which one that was given up is kept
+_H: Final = schema.hooks
+_D: Final = schema.deliveries
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A receiver. kind: what it hears of, `video.completed` and `video.failed`, or usage as CloudEvents."""
+
+    id: str
+    owner: str  # id of a key, LOCAL, or ALL
+    kind: Kind
+    url: str
+    private: bool  # may be reached at an address that is not public, and without TLS
+    created_at: float
+    delivered: int  # messages
+    failures: int  # attempts
+    given_up: int  # messages
+    waiting: int  # messages
+    told: str | None  # why the last attempt that failed did
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message that somebody has taken to send it."""
+
+    id: str  # the same at each attempt
+    hook: str
+    url: str
+    private: bool
+    kind: Kind
+    body: str
+    attempt: int  # from 1
+    secret: str
+    bearer: str | None
+
+
+# --- receivers ------------------------------------------------------------------------------------------------------
+def add(
+    store: Store, url: str, owner: str = ALL, kind: Kind = "video", *, private: bool = False, bearer: str | None = None
+) -> tuple[Hook, str]:
+    """A new receiver, and the secret (whsec_…) by which it knows our messages. Raises InputError for a bad URL.
+
+    private: let it be an address inside, and http. bearer: sent as `Authorization: Bearer …`.
+    """
+    check_url(url, private)
+    if bearer is not None and not (bearer.isascii() and bearer.isprintable() and " " not in bearer):
+        raise InputError("the bearer of a webhook must be printable ASCII without spaces")
+    secret = PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+    row = {
+        "id": new_id("hook"), "owner": owner, "url": url, "secret": secret, "created_at": time.time(), "kind": kind,
+        "private": private, "bearer": bearer,
+    }  # fmt: skip
+    with store.writing() as c:
+        c.execute(sa.insert(_H).values(row))
+    return next(hook for hook in every(store) if hook.id == row["id"]), secret
+
+
+def every(store: Store) -> list[Hook]:
+    """All receivers that were not removed, the oldest first."""
+    waiting = sa.select(sa.func.count()).where((_D.c.hook == _H.c.id) & _D.c.given_up_at.is_(None)).scalar_subquery()
+    names = [name for name in Hook.__dataclass_fields__ if name != "waiting"]
+    wanted = sa.select(*(_H.c[name] for name in names), waiting.label("waiting")).where(_H.c.removed_at.is_(None))
+    with store.reading() as c:
+        return [Hook(**row) for row in c.execute(wanted.order_by(_H.c.created_at)).mappings()]
+
+
+def remove(store: Store, id: str) -> None:
+    """Tell a receiver nothing more, also of what waits. Raises InputError if there is none of that id."""
+    with store.writing() as c:
+        one = (_H.c.id == id) & _H.c.removed_at.is_(None)
+        gone = sa.update(_H).where(one).values(removed_at=schema.now(c), secret="", bearer=None)
+        if not c.execute(gone).rowcount:
+            raise InputError(f"no webhook is called {id!r}")
+        c.execute(sa.delete(_D).where(_D.c.hook == id))
+
+
+def retry(store: Store, id: str) -> int:
+    """Send what was given up again; how many messages. Raises InputError if there is no receiver of that id."""
+    if id not in {hook.id for hook in every(store)}:
+        raise InputError(f"no webhook is called {id!r}")
+    with store.writing() as c:
+        lost = (_D.c.hook == id) & _D.c.given_up_at.is_not(None)
+        again = {"given_up_at": None, "due_at": schema.now(c), "created_at": schema.now(c), "attempts": 0}
+        return c.execute(sa.update(_D).where(lost).values(again)).rowcount
+
+
+def check_url(url: str, private: bool) -> None:
+    """Raises InputError for what messages may not be sent to, as far as the URL itself tells."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise InputError(f"the URL of a webhook is none: {url!r}") from None
+    if parts.scheme != "https" and not (private and parts.scheme == "http"):
+        raise InputError("a webhook must be https (http where private addresses are allowed)")
+    if not host or parts.username is not None or parts.fragment or len(url) > 2000 or not _plain(url):
+        raise InputError("the URL of a webhook must have a host, no user and no fragment, and be plain ASCII")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return
+    if not private and (not address.is_global or address.is_multicast):
+        raise InputError(f"{host} is not a public address; let it be one that is not, if that is meant")
+
+
+def _plain(url: str) -> bool:
+    return url.isascii() and url.isprintable() and " " not in url
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+def post(c: sa.Connection, event: Mapping[Any, Any]) -> None:
+    """Put a message for each receiver of an event into the outbox, as part of the caller's transaction."""
+    heard = _H.c.owner.in_((event["owner"], ALL)) & _H.c.removed_at.is_(None)
+    rows = c.execute(sa.select(_H.c.id, _H.c.kind).where(heard)).all()
+    for hook, kind in rows:
+        if kind == "usage" and event["type"] != usage.TYPE:
+            continue
+        body = usage.cloud_event(event) if kind == "usage" else video_event(event)
+        row = {
+            "id": new_id("msg"), "hook": hook, "body": json.dumps(body, ensure_ascii=False, separators=(",", ":")),
+            "created_at": schema.now(c), "due_at": schema.now(c),
+        }  # fmt: skip
+        c.execute(sa.insert(_D).values(row))
+
+
+def video_event(event: Mapping[Any, Any]) -> dict[str, Any]:
+    """An event as OpenAI tells it."""
+    return {
+        "id": event["id"], "object": "event", "type": event["type"], "created_at": int(event["created_at"]),
+        "data": {"id": event["data"]["id"]},
+    }  # fmt: skip
+
+
+def sign(secret: str, id: str, timestamp: int, body: str) -> str:
+    """The header `webhook-signature`: HMAC-SHA256 over `id.timestamp.body` (Standard Webhooks 1.0.0)."""
+    key = base64.b64decode(secret.removeprefix(PREFIX))
+    digest = hmac.new(key, f"{id}.{timestamp}.{body}".encode(), hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def headers(delivery: Delivery) -> dict[str, str]:
+    """All headers of a message that is sent now."""
+    now = int(time.time())
+    told = {
+        "content-type": "application/cloudevents+json; charset=utf-8" if delivery.kind == "usage" else
+        "application/json; charset=utf-8", "user-agent": "phonofilm", "webhook-id": delivery.id,
+        "webhook-timestamp": str(now), "webhook-signature": sign(delivery.secret, delivery.id, now, delivery.body),
+    }  # fmt: skip
+    return told | ({"authorization": f"Bearer {delivery.bearer}"} if delivery.bearer else {})
+
+
+# --- sending --------------------------------------------------------------------------------------------------------
+def claim(store: Store, most: int, but: Collection[str] = ()) -> list[Delivery]:
+    """Take messages that are due, one for each receiver at most, and none for those in `but`."""
+    live = sa.select(_H.c.id).where(_H.c.removed_at.is_(None))
+    with store.reading() as c:
+        due = _D.c.given_up_at.is_(None) & (_D.c.due_at <= schema.now(c)) & _D.c.hook.in_(live)
+        if but:
+            due &= _D.c.hook.not_in(list(but))
+        first = sa.select(_D.c.hook).where(due).group_by(_D.c.hook).order_by(sa.func.min(_D.c.due_at)).limit(most)
+        ready = list(c.execute(first).scalars())
+    taken = []
+    if ready:
+        with store.writing() as c:
+            for hook in ready:
+                mine = (_D.c.hook == hook) & _D.c.given_up_at.is_(None) & (_D.c.due_at <= schema.now(c))
+                one = sa.select(_D.c.id).where(mine).order_by(_D.c.due_at, _D.c.id).limit(1)
+                one = one.with_for_update(skip_locked=True)
+                lease = {"due_at": schema.now(c) + LEASE_SECONDS, "attempts": _D.c.attempts + 1}
+                id = c.execute(one).scalar()
+                row = c.execute(sa.update(_D).where(_D.c.id == id).values(lease).returning(_D)).mappings().first()
+                of = c.execute(sa.select(_H).where(_H.c.id == hook)).mappings().one()
+                if row is not None:
+                    taken.append(
+                        Delivery(
+                            row["id"], hook, of["url"], of["private"], of["kind"], row["body"], row["attempts"],
+                            of["secret"], of["bearer"],
+                        )
+                    )  # fmt: skip
+    return taken
+
+
+def delivered(store: Store, delivery: Delivery) -> None:
+    """The receiver has it."""
+    with store.writing(light=True) as c:  # what a power failure takes back is sent once more
+        if c.execute(sa.delete(_D).where(_D.c.id == delivery.id)).rowcount:
+            c.execute(sa.update(_H).where(_H.c.id == delivery.hook).values(delivered=_H.c.delivered + 1))
+
+
+def failed(store: Store, delivery: Delivery, why: str, wait: float) -> bool:
+    """An attempt came to nothing: the next one is due in `wait` seconds; math.inf: never. False if it is given up."""
+    with store.writing() as c:
+        mine = (_D.c.id == delivery.id) & (_D.c.attempts == delivery.attempt)
+        late = sa.true() if wait > PATIENCE_SECONDS else schema.now(c) + wait > _D.c.created_at + PATIENCE_SECONDS
+        lost = c.execute(sa.update(_D).where(mine & late).values(given_up_at=schema.now(c))).rowcount
+        told = {"failures": _H.c.failures + 1, "given_up": _H.c.given_up + lost, "told": why}
+        c.execute(sa.update(_H).where(_H.c.id == delivery.hook).values(told))
+        if not lost:
+            c.execute(sa.update(_D).where(mine).values(due_at=schema.now(c) + wait))
+    return not lost
+
+
+def tidy(store: Store) -> None:
+    """Forget what was given up long ago, and what came for a receiver that was being removed."""
+    with store.reading() as c:
+        gone = sa.select(_H.c.id).where(_H.c.removed_at.is_not(None))
+        old = (_D.c.given_up_at < schema.now(c) - KEEP_SECONDS) | _D.c.hook.in_(gone)
+        if c.execute(sa.select(_D.c.id).where(old).limit(1)).first() is None:
+            return
+    with store.writing() as c:
+        c.execute(sa.delete(_D).where(old))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of all receivers ever, removed ones too. `oldest`: when the message was written that waits longest."""
+
+    delivered: int
+    failures: int
+    given_up: int
+    waiting: int
+    oldest: float | None
+
+
+def sums(store: Store) -> Sums:
+    total = sa.func.coalesce
+    counts = sa.select(*(total(sa.func.sum(_H.c[name]), 0) for name in ("delivered", "failures", "given_up")))
+    waiting = sa.select(sa.func.count(), sa.func.min(_D.c.created_at)).where(_D.c.given_up_at.is_(None))
+    with store.reading() as c:
+        return Sums(*(int(value) for value in c.execute(counts).one()), *c.execute(waiting).one())
