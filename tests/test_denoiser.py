@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor
 from phonofilm.diffusion.euler import Euler
 from phonofilm.diffusion.noise import add_noise, strip_noise
 from phonofilm.diffusion.schedule import uniform_times
-from phonofilm.latents import AUDIO_CHANNELS, Geometry, patchify, unpatchify
+from phonofilm.latents import AUDIO_CHANNELS, BOARD_CHANNELS, Geometry, patchify, unpatchify
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig, attend, rotate
+from phonofilm.storyboard import UNREADABLE, channels
 
 SMALL = DenoiserConfig(width=64, blocks=2, head=32, text_width=24, detail=16, detail_blocks=2)
-STRIP = Geometry(3, 2, 3, 6, (0.0,))
+STRIP = Geometry(3, 2, 3, 6, (0.0,), boards=3)
 
 
 def awake(compute: torch.dtype = torch.float32) -> Denoiser:
@@ -65,20 +67,21 @@ def test_every_weight_learns() -> None:
 
 
 @torch.no_grad()
-def test_the_unused_channels_of_the_sound_neither_come_out_nor_matter() -> None:
+def test_unused_channels_neither_come_out_nor_matter() -> None:
     model, (x, t, text) = awake(), question()
     answer = model(x, t, text, STRIP)
-    assert (answer[:, STRIP.audio, AUDIO_CHANNELS:] == 0).all() and answer[:, STRIP.audio].any()
     x = x.clone()
-    x[:, STRIP.audio, AUDIO_CHANNELS:] = 7
+    for part, used in ((STRIP.audio, AUDIO_CHANNELS), (STRIP.board, BOARD_CHANNELS)):
+        assert (answer[:, part, used:] == 0).all() and answer[:, part].any()
+        x[:, part, used:] = 7
     torch.testing.assert_close(model(x, t, text, STRIP), answer)
 
 
 @torch.no_grad()
-def test_picture_sound_image_and_text_all_see_each_other() -> None:
+def test_picture_sound_image_storyboard_and_text_all_see_each_other() -> None:
     model, (x, t, text) = awake(), question()
     answer = model(x, t, text, STRIP)
-    for part in (STRIP.video, STRIP.audio, STRIP.extra):
+    for part in (STRIP.video, STRIP.audio, STRIP.extra, STRIP.board):
         other = x.clone()
         other[:, part] *= -1
         changed = (model(other, t, text, STRIP) - answer).abs().amax(-1)
@@ -108,6 +111,24 @@ def test_each_token_has_its_own_noise_level() -> None:
 
 
 @torch.no_grad()
+def test_a_storyboard_is_drawn_on_the_picture_where_it_can_be_read() -> None:
+    """With attention closed the picture knows of it by what is drawn alone."""
+    model, (x, t, text) = awake(), question()
+    for block in model.blocks:
+        block.out.weight.zero_()
+    x[:, STRIP.board] = 0
+    x[:, STRIP.board, channels("seen", 0)] = 1
+    x[:, STRIP.board, channels("radius", 0)] = 0.4
+    for level, drawn in ((0.0, True), (0.2, True), (UNREADABLE, False), (1.0, False)):
+        t[:, STRIP.board] = level
+        answers = []
+        for kind in (0, 1):
+            x[:, STRIP.board, channels("kind", 0)] = 0
+            x[:, STRIP.board, channels("kind", 0).start + kind] = 2
+            answers.append(model(x, t, text, STRIP))
+        assert ((answers[0] - answers[1])[:, STRIP.video].abs().max() > 1e-4) == drawn, level
+
+
 @torch.no_grad()
 def test_the_detailer_sees_the_latents_around_a_latent_wherever_tokens_end() -> None:
     """Without the transformer, what a latent changes is within one latent of it for each convolution, in all three."""
@@ -148,7 +169,7 @@ def test_folding_loses_nothing_and_puts_tokens_where_they_are(latents: int) -> N
 def test_an_appended_image_is_told_from_a_frame_by_its_instant_and_role() -> None:
     model, (x, t, text) = awake(), question()
     answer = model(x, t, text, STRIP)
-    moved = model(x, t, text, Geometry(3, 2, 3, 6, (0.75,)))
+    moved = model(x, t, text, replace(STRIP, images=(0.75,)))
     assert (moved - answer).abs().max() > 1e-5
     model.role.weight[1] = torch.randn(SMALL.width)
     assert (model(x, t, text, STRIP) - answer).abs().max() > 1e-5
@@ -224,5 +245,5 @@ def test_impossible_sizes_are_named() -> None:
 
 def test_the_shipped_size_fits_its_budget() -> None:
     model = Denoiser()
-    assert sum(p.numel() for p in model.parameters()) < 8.5e6
-    assert math.isclose(model.block_parameters, 8 * (12 * 256**2 + 37 * 1024 + 4))
+    assert sum(p.numel() for p in model.parameters()) < 8.8e6
+    assert math.isclose(model.block_parameters, 8 * (12 * 256**2 + 49 * 1024 + 4))

@@ -9,7 +9,8 @@ from pathlib import Path
 import phonofilm
 
 ROOT = Path(phonofilm.__file__).parent
-GROUND = ("errors", "files", "clip", "latents", "request", "checkpoint", "media")  # each may use those before it
+# each may use those before it
+GROUND = ("errors", "files", "clip", "latents", "storyboard", "request", "checkpoint", "media")
 PARTS = ("codec", "text", "model", "diffusion", "playhouse", "data", "provenance", "energy")
 WORK = ("jobs", "export", "train", "evaluate", "bench")
 FACES = ("cli", "serve", "studio", "__main__")

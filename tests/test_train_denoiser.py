@@ -17,6 +17,7 @@ from phonofilm.errors import CheckpointError
 from phonofilm.latents import Geometry, unpack
 from phonofilm.latents import Latents as Strip
 from phonofilm.model.denoiser import DenoiserConfig
+from phonofilm.storyboard import hold
 from phonofilm.text.encoder import TextEncoderConfig
 from phonofilm.text.tokenizer import START
 from phonofilm.train.denoiser import PREDECAY, STATE, DenoiserTraining, Generator, train_denoiser
@@ -125,6 +126,44 @@ def test_stills_are_appended_at_their_instants() -> None:
     assert q.geometry.images == (0.0, 1.0)
     *_, images = unpack(Strip(q.x0_BND, q.geometry, q.t_BN))
     assert torch.equal(images[0][0], batch["first_still"]) and torch.equal(images[1][0], batch["last_still"])
+
+
+def with_boards(n: int, **sizes: int) -> dict[str, Any]:
+    batch = make_batch(n, **sizes)
+    B, T = len(batch["video_z"]), batch["video_z"].shape[2]
+    return batch | {"board": torch.randn(B, T, 128) * Geometry(0, 1, 1, boards=1).channel_mask()}
+
+
+def test_storyboards_are_read_guessed_or_missed() -> None:
+    tasks = replace(ONLY_TEXT, legible=0.4, unread=0.2, ahead=0.5)
+    q = ask(with_boards(0, B=2000, T=2), tasks, generator(), CPU)
+    g = q.geometry
+    level, rest = q.t_BN[:, g.board.start], q.t_BN[:, : g.board.start]
+    assert torch.equal(q.t_BN[:, g.board], level[:, None].expand(-1, 2))
+    assert torch.equal(q.learn_BN[:, g.board] == 0, q.t_BN[:, g.board] == 0)
+    assert (level == 0).float().mean() == pytest.approx(0.4, abs=0.04)
+    assert (level == 1).float().mean() == pytest.approx(0.2, abs=0.04)
+    drawn = (level > 0) & (level < 1)
+    assert (rest[drawn] == 1).all(1).float().mean() == pytest.approx(0.5, abs=0.06)
+    assert (rest[~drawn] == 1).all(1).float().mean() < 0.05
+    with pytest.raises(ValueError, match="legible and unread"):
+        Tasks(legible=0.7, unread=0.5)
+
+
+def test_storyboards_alone_are_a_strip_of_their_own() -> None:
+    batch = {"board": torch.randn(3, 5, 128), "shape": (2, 4), "captions": ["a", "b", "c"]}
+    q = ask(batch, Tasks(), generator(), CPU)
+    assert q.geometry == Geometry(0, 2, 4, boards=5) and q.learn_BN.all() and torch.equal(q.x0_BND, batch["board"])
+    error_BN = error(q.x0_BND + 1, q)
+    assert mean_error(error_BN, q, q.geometry.video) == 0 and mean_error(error_BN, q, q.geometry.board) >= 1
+
+
+def test_a_picture_has_the_storyboard_of_its_frame() -> None:
+    batch = with_boards(0)
+    held = [hold(batch["board"], end)[:, 0] for end in (0, -1)]
+    found = [ask(batch, replace(ONLY_TEXT, picture=1), generator(s), CPU).x0_BND[:, -1] for s in range(8)]
+    assert all(any(torch.equal(x, h) for h in held) for x in found)
+    assert all(any(torch.equal(x, h) for x in found) for h in held)
 
 
 def test_silent_clips_teach_no_sound() -> None:

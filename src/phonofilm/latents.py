@@ -10,7 +10,7 @@ those; an audio column spans 2000 samples at 16 kHz (0.125 s), so that two of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -31,14 +31,16 @@ PIXELS_PER_TOKEN: Final = PIXELS_PER_LATENT * PATCH
 VIDEO_CHANNELS: Final = 32  # of a video latent
 AUDIO_CHANNELS: Final = 64  # of an audio column
 TOKEN_WIDTH: Final = VIDEO_CHANNELS * PATCH * PATCH
+BOARD_CHANNELS: Final = 121  # of a token of the storyboard
 
 VIDEO: Final = 0  # modality of a token
 AUDIO: Final = 1
+BOARD: Final = 2
 PLAIN: Final = 0  # role of a token
 REFERENCE: Final = 1  # a single image appended to the strip
 
 assert SAMPLE_RATE % FPS == 0 and FRAMES_PER_LATENT * SAMPLES_PER_FRAME == COLUMNS_PER_LATENT * SAMPLES_PER_COLUMN
-assert AUDIO_CHANNELS <= TOKEN_WIDTH == 128
+assert max(AUDIO_CHANNELS, BOARD_CHANNELS) <= TOKEN_WIDTH == 128
 
 
 def frames_from_seconds(seconds: float) -> int:
@@ -95,19 +97,21 @@ def tokens_from_pixels(pixels: int) -> int:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What lies where on a strip: video tokens (time, y, x raster), then audio tokens, then appended images."""
+    """What lies where on a strip: video tokens (time, y, x raster), audio tokens, appended images, storyboard."""
 
     latents: int  # video latents in time, 0 for sound alone
     height: int  # token rows of the picture
     width: int  # token columns
     columns: int = 0  # audio columns, 0 for a strip without sound
     images: tuple[float, ...] = ()  # the instants, in seconds, of the appended single images
+    boards: int = 0  # tokens of the storyboard, one for each video latent in time; 0 for a strip without
 
     def __post_init__(self) -> None:
         assert self.latents >= 0 and self.height > 0 and self.width > 0 and self.columns >= 0, self
         assert not (self.latents and self.columns) or self.columns == columns_from_latents(self.latents), (
             f"picture and sound differ in length: {self}"
         )
+        assert self.boards in (0, self.latents) or not self.latents, f"picture and storyboard differ in length: {self}"
 
     @classmethod
     def of_clip(
@@ -138,11 +142,11 @@ class Geometry:
     @property
     def n(self) -> int:
         """Tokens in all."""
-        return self.n_video + self.n_audio + self.n_extra
+        return self.n_video + self.n_audio + self.n_extra + self.boards
 
     @property
     def seconds(self) -> float:
-        return max(self.latents * SECONDS_PER_LATENT, self.columns * SECONDS_PER_COLUMN)
+        return max(max(self.latents, self.boards) * SECONDS_PER_LATENT, self.columns * SECONDS_PER_COLUMN)
 
     @property
     def video(self) -> slice:
@@ -154,7 +158,11 @@ class Geometry:
 
     @property
     def extra(self) -> slice:
-        return slice(self.n_video + self.n_audio, self.n)
+        return slice(self.n_video + self.n_audio, self.n - self.boards)
+
+    @property
+    def board(self) -> slice:
+        return slice(self.n - self.boards, self.n)
 
     def video_span(self, first: int, last: int) -> slice:
         """The video tokens of the latent frames [first, last)."""
@@ -169,22 +177,26 @@ class Geometry:
     def positions(self) -> Tensor:
         """(N, 3) float32: seconds (middle of the token's interval; of an image: its instant), y, x in tokens.
 
-        The middle of the picture is y = x = 0; sound stands there too.
+        The middle of the picture is y = x = 0; sound and storyboard stand there too.
         """
         return _positions(self).clone()
 
     def modality(self) -> Tensor:
-        """(N,) int64: VIDEO or AUDIO."""
-        return torch.tensor([VIDEO] * self.n_video + [AUDIO] * self.n_audio + [VIDEO] * self.n_extra)
+        """(N,) int64: VIDEO, AUDIO or BOARD."""
+        kinds = [VIDEO] * self.n_video + [AUDIO] * self.n_audio + [VIDEO] * self.n_extra + [BOARD] * self.boards
+        return torch.tensor(kinds)
 
     def role(self) -> Tensor:
         """(N,) int64: PLAIN or REFERENCE."""
-        return torch.tensor([PLAIN] * (self.n_video + self.n_audio) + [REFERENCE] * self.n_extra)
+        return torch.tensor(
+            [PLAIN] * (self.n_video + self.n_audio) + [REFERENCE] * self.n_extra + [PLAIN] * self.boards
+        )
 
     def channel_mask(self) -> Tensor:
-        """(N, 128) float32: 1 where a token carries a value, 0 in the unused channels of the sound."""
+        """(N, 128) float32: 1 where a token carries a value, 0 in the unused channels of sound and storyboard."""
         mask_ND = torch.ones(self.n, TOKEN_WIDTH)
         mask_ND[self.audio, AUDIO_CHANNELS:] = 0
+        mask_ND[self.board, BOARD_CHANNELS:] = 0
         return mask_ND
 
 
@@ -209,7 +221,9 @@ def _positions(geometry: Geometry) -> Tensor:
     video = pictures((torch.arange(g.latents) + 0.5) * SECONDS_PER_LATENT)
     audio = torch.zeros(g.columns, 3)
     audio[:, 0] = (torch.arange(g.columns) + 0.5) * SECONDS_PER_COLUMN
-    return torch.cat([video, audio, pictures(torch.tensor(g.images, dtype=torch.float32))])
+    board = torch.zeros(g.boards, 3)
+    board[:, 0] = (torch.arange(g.boards) + 0.5) * SECONDS_PER_LATENT
+    return torch.cat([video, audio, pictures(torch.tensor(g.images, dtype=torch.float32)), board])
 
 
 @dataclass(frozen=True)
@@ -232,7 +246,7 @@ class Latents:
 
     @property
     def modality(self) -> Tensor:
-        """(N,): VIDEO or AUDIO."""
+        """(N,): VIDEO, AUDIO or BOARD."""
         return self.geometry.modality().to(self.values_BND.device)
 
     @property
@@ -299,7 +313,10 @@ def pack(
 
 
 def unpack(latents: Latents) -> tuple[Tensor | None, Tensor | None, list[tuple[Tensor, float]]]:
-    """Exact inverse of `pack`: video latents or None, audio columns or None, appended images with their instants."""
+    """Exact inverse of `pack`: video latents or None, audio columns or None, appended images with their instants.
+
+    A storyboard is left out.
+    """
     g, values_BND = latents.geometry, latents.values_BND
     video_z = unpatchify(values_BND[:, g.video], g.height, g.width) if g.latents else None
     audio_z = values_BND[:, g.audio, :AUDIO_CHANNELS].transpose(1, 2).contiguous() if g.columns else None
@@ -308,3 +325,21 @@ def unpack(latents: Latents) -> tuple[Tensor | None, Tensor | None, list[tuple[T
         (unpatchify(picture, g.height, g.width), seconds) for picture, seconds in zip(pictures, g.images, strict=True)
     ]
     return video_z, audio_z, images
+
+
+def with_board(latents: Latents, board_BTD: Tensor, free: float = 1.0) -> Latents:
+    """The strip with a storyboard (B, T, 128) behind it, one token for each video latent in time.
+
+    free: its noise level at t = 1; 0 gives it, 1 has it made.
+    """
+    g = latents.geometry
+    assert not g.boards, "the strip has a storyboard"
+    values_BND = torch.cat([latents.values_BND, board_BTD.to(latents.values_BND)], dim=1)
+    mask_BN = torch.cat([latents.mask_BN, latents.mask_BN.new_full(board_BTD.shape[:2], free)], dim=1)
+    return Latents(values_BND, replace(g, boards=board_BTD.shape[1]), mask_BN)
+
+
+def without_board(latents: Latents) -> Latents:
+    """The strip without its storyboard."""
+    keep = slice(0, latents.geometry.board.start)
+    return Latents(latents.values_BND[:, keep], replace(latents.geometry, boards=0), latents.mask_BN[:, keep])

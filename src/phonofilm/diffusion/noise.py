@@ -21,9 +21,9 @@ def generator(seed: int) -> torch.Generator:
 
 
 def strip_noise(seeds: Sequence[int], geometry: Geometry, device: torch.device | str = "cpu") -> Tensor:
-    """Normal noise (B, N, 128) float32 for one clip a seed; 0 in the unused channels of the sound.
+    """Normal noise (B, N, 128) float32 for one clip a seed; 0 in unused channels.
 
-    Picture and sound draw from two streams of the seed, so that the picture's noise does not depend on the sound.
+    Picture, sound and storyboard draw from streams of their own, so that the noise of one does not depend on another.
     """
     rows = []
     for seed in seeds:
@@ -31,7 +31,9 @@ def strip_noise(seeds: Sequence[int], geometry: Geometry, device: torch.device |
         picture = torch.randn(geometry.n_video + geometry.n_extra, TOKEN_WIDTH, generator=draw)
         draw = generator((seed ^ 0x5DEECE66D) % 2**63)
         sound = torch.randn(geometry.n_audio, TOKEN_WIDTH, generator=draw)
-        rows.append(torch.cat([picture[: geometry.n_video], sound, picture[geometry.n_video :]]))
+        draw = generator((seed ^ 0x2545F4914F6CDD1D) % 2**63)
+        board = torch.randn(geometry.boards, TOKEN_WIDTH, generator=draw)
+        rows.append(torch.cat([picture[: geometry.n_video], sound, picture[geometry.n_video :], board]))
     return (torch.stack(rows) * geometry.channel_mask()).to(device)
 
 

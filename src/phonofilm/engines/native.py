@@ -6,7 +6,7 @@ Shapes: B strips, N tokens, D = 128 width of a token, L text tokens, C channels 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +20,7 @@ from phonofilm import checkpoint, latents
 from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE, Audio, Clip, to_native
 from phonofilm.codec.anchor import ENDS, End, anchor
 from phonofilm.codec.codec import Codec
+from phonofilm.diffusion.ahead import draw_board
 from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance
 from phonofilm.diffusion.noise import strip_noise
 from phonofilm.diffusion.sampler import Denoise
@@ -47,6 +48,7 @@ class Defaults:
     """Sampler settings where the request leaves them open."""
 
     steps: int = 12
+    boards: int = 12  # steps of the storyboard
     sampler: str = "euler"
     guidance: float = 2.0
     shift: float = SHIFT  # of the time grid
@@ -81,7 +83,7 @@ class NativeEngine:
     @cached_property
     def _model(self) -> tuple[Denoiser, TextEncoder, str]:
         stored = checkpoint.load(self.folder / "denoiser.safetensors", kind="denoiser")
-        denoiser = Denoiser(DenoiserConfig(**stored.config["denoiser"]))
+        denoiser = Denoiser(DenoiserConfig(**{"storyboard": False, **stored.config["denoiser"]}))
         text = TextEncoder(TextEncoderConfig(**stored.config["text"]))
         for prefix, module in (("denoiser.", denoiser), ("text.", text)):
             module.load_state_dict(
@@ -235,19 +237,24 @@ class NativeEngine:
             (request.seed + k * 0x9E3779B97F4A7C15 + part * 0x632BE59BD9B4E019) % 2**63 for k in range(request.best_of)
         ]
 
-        def report(step: Step) -> None:
-            hooks.progress(Progress("denoise", step.step, step.steps))
+        def watch(_: Step) -> None:
             if hooks.cancelled():
                 raise Cancelled("the generation was cancelled")
+
+        def report(step: Step) -> None:
+            hooks.progress(Progress("denoise", step.step, step.steps))
+            watch(step)
             if hooks.preview is not None:
-                video_z, _, _ = latents.unpack(Latents(step.x0_BND[:1], strip.geometry, strip.mask_BN))
+                video_z, _, _ = latents.unpack(
+                    Latents(step.x0_BND[:1, : strip.geometry.n], strip.geometry, strip.mask_BN)
+                )
                 assert video_z is not None
                 hooks.preview(self.codec.decode_frames(video_z)[0].cpu().numpy())
 
         made = self.sample(
             [request.prompt] * len(seeds), seeds, strip, steps=request.steps, guidance=request.guidance,
             sampler=request.sampler, negative=request.negative_prompt, match_guidance=request.match_guidance,
-            callback=report,
+            callback=report, watch=watch,
         )  # fmt: skip
         if request.best_of > 1:
             scores = self._score([request.prompt], made)
@@ -268,29 +275,46 @@ class NativeEngine:
         negative: str = "",
         match_guidance: float = 0.0,
         callback: Any = None,
+        watch: Any = None,
+        board_BTD: Tensor | None = None,
     ) -> Latents:
-        """Denoise a batch: one clip for each prompt and seed, on the geometry and given tokens of `strip` (1 or B)."""
+        """Denoise a batch: one clip for each prompt and seed, on the geometry and given tokens of `strip` (1 or B).
+
+        callback, watch: called after each step of picture and sound, and of the storyboard before them.
+        board_BTD: a storyboard (1 or B, T, 128) that is given; by default one is made.
+        """
         denoiser, text, _ = self._model
         d, g, B = self.defaults, strip.geometry, len(seeds)
         values, mask = strip.values_BND.expand(B, -1, -1), strip.mask_BN.expand(B, -1)
-        noise = strip_noise(seeds, g, self.device)
-        x = torch.lerp(values, noise, mask[..., None])
+        boards = g.latents if denoiser.config.storyboard else 0
+        noise = strip_noise(seeds, replace(g, boards=boards), self.device)
+        strip = Latents(torch.lerp(values, noise[:, : g.n], mask[..., None]), g, mask)
         with_text = text(*self._ids(prompts))
         without = text(*self._ids([negative])).expand(B, -1, -1)
         scale = d.guidance if guidance is None else guidance
-        denoise: Denoise = ClassifierFree(
-            denoiser.bind(with_text, g), denoiser.bind(torch.cat([with_text, without]), g), scale
-        )
+        both = torch.cat([with_text, without])
+
+        def bind(g: Geometry) -> Denoise:
+            return ClassifierFree(denoiser.bind(with_text, g), denoiser.bind(both, g), scale)
+
+        chosen = SAMPLERS[sampler or d.sampler]()
+        if boards:
+            times = shifted_times(d.boards, d.shift)
+            if board_BTD is None:
+                board_BTD = draw_board(bind, strip.values_BND, mask, g, noise[:, g.n :], chosen, times, watch)
+            strip = latents.with_board(strip, board_BTD.expand(B, -1, -1), free=0)
+        denoise = bind(strip.geometry)
         if match_guidance:
             wanted = self.matcher.embed_text(*self._ids(prompts))
             places, modality = g.positions().to(self.device), g.modality().to(self.device)
             plain = (g.role() == latents.PLAIN).to(self.device).expand(B, -1)
             denoise = MatchGuidance(
-                denoise, lambda x0: self.matcher.score(wanted, x0, places, modality, keep_BN=plain), match_guidance
-            )
-        chosen = SAMPLERS[sampler or d.sampler]()
+                denoise, lambda x0: self.matcher.score(wanted, x0[:, : g.n], places, modality, keep_BN=plain),
+                match_guidance,
+            )  # fmt: skip
         times = shifted_times(steps or d.steps, d.shift)
-        return Latents(chosen(denoise, x, mask, times, callback), g, mask)
+        made = chosen(denoise, strip.values_BND, strip.mask_BN, times, callback)
+        return latents.without_board(replace(strip, values_BND=made))
 
     def _ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer.encode(list(prompts))

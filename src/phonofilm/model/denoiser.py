@@ -1,4 +1,4 @@
-"""The denoiser: one transformer over text, picture and sound, which predicts the clean strip.
+"""The denoiser: one transformer over text, picture, sound and storyboard, which predicts the clean strip.
 
 Shapes: B batch, N tokens of the strip, D = 128 width of a token, L text tokens, C channels of the text, S = tokens of
 the strip in the stream, M = registers + L + S tokens of the stream, W its width, H heads, K channels of a head, R rows
@@ -9,7 +9,8 @@ the stream, which costs half of the work; predicting the clean strip, wide token
 
 After DiT (2212.09748), JiT's x-prediction (2511.13720), query-key norm (2302.05442), rotary positions (2104.09864),
 registers (2309.16588). What depends on the noise level is a small table in each block over a fixed basis of cosines,
-one set for the picture and one for the sound: every token may then have its own noise level at no cost.
+one set for each of picture, sound and storyboard: every token may then have its own noise level at no cost. What a
+legible storyboard says of each place is drawn there (`storyboard.splat`) and added to the tokens of the picture.
 """
 
 from __future__ import annotations
@@ -23,9 +24,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phonofilm.latents import AUDIO_CHANNELS, PATCH, SECONDS_PER_LATENT, TOKEN_WIDTH, VIDEO_CHANNELS, Geometry
+from phonofilm.latents import (
+    AUDIO_CHANNELS,
+    BOARD_CHANNELS,
+    PATCH,
+    SECONDS_PER_LATENT,
+    TOKEN_WIDTH,
+    VIDEO_CHANNELS,
+    Geometry,
+)
 from phonofilm.model.detailer import KERNEL, Detailer
 from phonofilm.model.layers import Linear, norm
+from phonofilm.storyboard import SPLAT, UNREADABLE, splat
 
 SHARPEST = 32.0  # largest attention logit
 
@@ -49,6 +59,7 @@ class DenoiserConfig:
     fold: int = 2  # video tokens in time that share a token of the stream
     detail: int = 96  # channels of the detailer
     detail_blocks: int = 4  # its convolutions; 0 for none
+    storyboard: bool = True  # whether it knows that track
 
     def __post_init__(self) -> None:
         if self.width % self.head or self.head % 8:
@@ -61,8 +72,8 @@ class DenoiserConfig:
 
     @property
     def rows(self) -> int:
-        """Rows of a modulation table: cosines of each folded video token and of the sound, text and registers."""
-        return (self.fold + 1) * self.cosines + 1
+        """Rows of a modulation table: cosines of each folded video token, sound, storyboard; text and registers."""
+        return (self.fold + 1 + self.storyboard) * self.cosines + 1
 
 
 def attend(q_BHMK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor) -> Tensor:
@@ -149,6 +160,13 @@ class Denoiser(nn.Module):
         if config.detail_blocks:
             self.known = Linear(width, config.fold * config.detail * PATCH**2)
             self.detailer = Detailer(config.detail, config.detail_blocks, config.cosines)
+        if config.storyboard:
+            self.board_in = Linear(BOARD_CHANNELS, width)
+            self.board_out = Linear(width, BOARD_CHANNELS, std=0)
+            self.shape = Linear(3, width, std=0.1)  # rows and columns of the picture, 1
+            self.drawn = Linear(config.fold * PATCH**2 * SPLAT, width, std=0)
+            if config.detail_blocks:
+                self.drawn_detail = Linear(SPLAT, config.detail, std=0)
         self._run_block: Callable[..., Tensor] = _run_block
 
     def forward(self, x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, geometry: Geometry) -> Tensor:
@@ -161,23 +179,26 @@ class Denoiser(nn.Module):
             geometry: what lies where on the strip.
 
         Returns:
-            x0_BND float32; 0 in the unused channels of the sound, and whatever on tokens with t = 0.
+            x0_BND float32; 0 in unused channels, and whatever on tokens with t = 0.
         """
         return self.look(x_BND, t_BN, text_BLC, geometry)[0]
 
     def look(self, x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """`forward`, and what the tokens of the strip are at half depth: x0_BND, h_BSW.
 
-        S are the tokens of the stream: video (`fold` latents in time, y, x), sound, appended images.
+        S are the tokens of the stream: video (`fold` latents in time, y, x), sound, appended images, storyboard.
         """
         g, config, dtype, device = geometry, self.config, self.compute, x_BND.device
         B, N, _ = x_BND.shape
         assert N == g.n and t_BN.shape == (B, N), (x_BND.shape, t_BN.shape, g)
+        assert config.storyboard or not g.boards, "this denoiser knows no storyboard"
         lead = config.registers + text_BLC.shape[1]  # tokens before the strip
         folds = math.ceil(g.latents / config.fold)  # in time
         video = slice(0, folds * g.n_picture)
         sound = slice(video.stop, video.stop + g.n_audio)
         extra = slice(sound.stop, sound.stop + g.n_extra)
+        board = slice(extra.stop, extra.stop + g.boards)
+        drawn_BTHWK = self._draw(x_BND, t_BN, g)
 
         x_BND = x_BND.to(dtype)
         video_BSD, extra_BSD = self._fold(x_BND[:, g.video], folds, g), self._repeat(x_BND[:, g.extra])
@@ -186,11 +207,18 @@ class Denoiser(nn.Module):
         wave_SK = torch.cat([angle_SJ.cos(), angle_SJ.sin()], dim=-1)
         role_W = self.role.weight
         where_SW = self.position(wave_SK) + torch.cat(
-            [role_W[:1].expand(sound.stop, -1), role_W[1:2].expand(g.n_extra, -1)]
+            [role_W[:1].expand(sound.stop, -1), role_W[1:2].expand(g.n_extra, -1), role_W[:1].expand(g.boards, -1)]
         )
 
         audio_BSW = self.audio_in(x_BND[:, g.audio, :AUDIO_CHANNELS])
-        strip_BSW = torch.cat([self.video_in(video_BSD), audio_BSW, self.video_in(extra_BSD)], dim=1)
+        video_BSW = self.video_in(video_BSD)
+        if drawn_BTHWK is not None:
+            video_BSW = video_BSW + self.drawn(self._fold(_tokens(drawn_BTHWK), folds, g))
+        parts = [video_BSW, audio_BSW, self.video_in(extra_BSD)]
+        if g.boards:
+            shape = torch.tensor([g.height / 4 - 1, g.width / 4 - 1, 1.0], device=device, dtype=dtype)
+            parts.append(self.board_in(x_BND[:, g.board, :BOARD_CHANNELS]) + self.shape(shape))
+        strip_BSW = torch.cat(parts, dim=1)
         text_BLW = norm(self.text_in(text_BLC.to(dtype)).float())
         x_BMW = torch.cat(
             [self.registers.float().expand(B, -1, -1), text_BLW, strip_BSW.float() + where_SW.float()], dim=1
@@ -212,10 +240,25 @@ class Denoiser(nn.Module):
         images_BSD = self.video_out(h_BSW[:, extra])[..., :TOKEN_WIDTH]
         video_BND = self._unfold(self.video_out(h_BSW[:, video]), folds, g).float()
         if config.detail_blocks and folds:
-            video_BND = video_BND + self._details(x_BND[:, g.video], t_BN[:, g.video], h_BSW[:, video], folds, g)
-        return torch.cat([video_BND, audio_BSD.float(), images_BSD.float()], dim=1), half_BSW
+            noisy = x_BND[:, g.video], t_BN[:, g.video]
+            video_BND = video_BND + self._details(*noisy, h_BSW[:, video], drawn_BTHWK, folds, g)
+        answer = [video_BND, audio_BSD.float(), images_BSD.float()]
+        if g.boards:
+            board_BTD = self.board_out(h_BSW[:, board]).float()
+            answer.append(F.pad(board_BTD, (0, TOKEN_WIDTH - BOARD_CHANNELS)))
+        return torch.cat(answer, dim=1), half_BSW
 
-    def _details(self, x_BND: Tensor, t_BN: Tensor, h_BSW: Tensor, folds: int, g: Geometry) -> Tensor:
+    def _draw(self, x_BND: Tensor, t_BN: Tensor, g: Geometry) -> Tensor | None:
+        """What the storyboard says of each latent, as far as it is legible: (B, T, H, W, K), or None."""
+        if not g.boards or not g.latents:
+            return None
+        legible_BT = (1 - t_BN[:, g.board] / UNREADABLE).clamp(min=0)
+        drawn_BTHWK = splat(x_BND[:, g.board], g.height, g.width) * legible_BT[..., None, None, None]
+        return drawn_BTHWK.to(self.compute)
+
+    def _details(
+        self, x_BND: Tensor, t_BN: Tensor, h_BSW: Tensor, drawn_BTHWK: Tensor | None, folds: int, g: Geometry
+    ) -> Tensor:
         """What the detailer adds to the video tokens: (B, N, D)."""
         B, (h, w), run = len(x_BND), (g.height, g.width), self._run_block if self.training else _run_block
 
@@ -226,6 +269,8 @@ class Denoiser(nn.Module):
         basis_BNR = self._waves(t_BN).to(self.compute)
         basis_BTHWR = grid(basis_BNR[..., None].expand(-1, -1, -1, PATCH**2))
         known_BTHWD = grid(self._unfold(self.known(h_BSW), folds, g))
+        if drawn_BTHWK is not None:
+            known_BTHWD = known_BTHWD + self.drawn_detail(drawn_BTHWK)
         added: Tensor = self.detailer(grid(x_BND), known_BTHWD, basis_BTHWR, run)
         added = added.view(B, g.latents, h, PATCH, w, PATCH, VIDEO_CHANNELS).permute(0, 1, 2, 4, 6, 3, 5)
         return added.reshape(B, g.n_video, TOKEN_WIDTH)
@@ -285,7 +330,7 @@ class Denoiser(nn.Module):
     def stream(self, geometry: Geometry, text: int) -> int:
         """Tokens of the stream, with `text` ones of text."""
         folded = math.ceil(geometry.latents / self.config.fold) * geometry.n_picture
-        return self.config.registers + text + folded + geometry.n_audio + geometry.n_extra
+        return self.config.registers + text + folded + geometry.n_audio + geometry.n_extra + geometry.boards
 
     def training_flops(self, batch: int, geometry: Geometry, text: int) -> float:
         """Model FLOPs of a training step: 6 x parameters x tokens, and the products of attention, of the blocks; and
@@ -298,12 +343,18 @@ class Denoiser(nn.Module):
 
     def _basis(self, t_BN: Tensor, folds: int, g: Geometry) -> Tensor:
         """(B, S, R): cos(pi k t) in the columns of the token's modality; video has columns for each of its levels."""
-        K, fold = self.config.cosines, self.config.fold
+        K, fold, rows = self.config.cosines, self.config.fold, self.config.rows
         waves = self._waves(t_BN)
-        video_BSR, extra_BSR = self._fold(waves[:, g.video], folds, g), self._repeat(waves[:, g.extra])
-        return torch.cat(
-            [F.pad(video_BSR, (0, K + 1)), F.pad(waves[:, g.audio], (fold * K, 1)), F.pad(extra_BSR, (0, K + 1))], dim=1
-        )
+
+        def place(waves: Tensor, first: int) -> Tensor:
+            return F.pad(waves, (first, rows - first - waves.shape[-1]))
+
+        parts = [
+            place(self._fold(waves[:, g.video], folds, g), 0),
+            place(waves[:, g.audio], fold * K),
+            place(self._repeat(waves[:, g.extra]), 0),
+        ]
+        return torch.cat([*parts, place(waves[:, g.board], (fold + 1) * K)] if g.boards else parts, dim=1)
 
     def _waves(self, t_BN: Tensor) -> Tensor:
         """(B, N, K): cos(pi k t)."""
@@ -330,6 +381,13 @@ class Denoiser(nn.Module):
             ],
             dim=-1,
         )
+
+
+def _tokens(x_BTHWK: Tensor) -> Tensor:
+    """Values of latents (B, T, H, W, K) gathered by token: (B, N, 4 K)."""
+    B, T, H, W, K = x_BTHWK.shape
+    x = x_BTHWK.view(B, T, H // PATCH, PATCH, W // PATCH, PATCH, K).transpose(3, 4)
+    return x.reshape(B, T * (H // PATCH) * (W // PATCH), PATCH**2 * K)
 
 
 def _run_block(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

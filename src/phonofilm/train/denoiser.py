@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,6 +57,7 @@ class DenoiserTraining:
     tasks: Tasks = field(default_factory=Tasks)
     accumulate: int = 2  # batches a step: on two cores 64 clips at once were 1.2x slower than 32, for each clip
     audio_weight: float = 0.5  # of the sound's mean error beside the picture's
+    board_weight: float = 1.0  # of the storyboard's
     truth_weight: float = 0.1  # of the cross-entropy by which half depth is aligned with truth, where there is truth
     actor_weight: float = 3.0  # of errors in tokens that show an actor, less 1
     muon_rate: float = 0.02  # peak learning rate of the blocks' matrices
@@ -282,11 +283,12 @@ class _Run:
                 told_BA, untold_B = batch["told"].to(self.device), question.untold_B.to(self.device)
                 read, right = self.alignment.read(text_BLC, mask_BL, told_BA, untold_B)
                 aligned, known = aligned + read, known | right
-            loss = video + config.audio_weight * audio + config.truth_weight * aligned
+            board = mean_error(error_BN, question, g.board)
+            loss = video + config.audio_weight * audio + config.board_weight * board + config.truth_weight * aligned
             (loss / config.accumulate).backward()
             if not math.isfinite(float(loss.detach())):
                 raise PhonofilmError(f"the loss is {float(loss.detach())} at step {self.step}: lower the learning rate")
-            points = _points(question, error_BN.detach(), loss, video, audio)
+            points = _points(question, error_BN.detach(), loss, {"video": video, "audio": audio, "board": board})
             points |= {f"truth/{name}": float(share) for name, share in known.items()}
             for name, value in points.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -311,10 +313,12 @@ class _Run:
             sheet(self.step, model)
 
 
-def _points(q: Question, error_BN: Tensor, loss: Tensor, video: Tensor, audio: Tensor) -> dict[str, float]:
+def _points(q: Question, error_BN: Tensor, loss: Tensor, means: Mapping[str, Tensor]) -> dict[str, float]:
     """Points of the curves: the loss, by modality, and of each by noise level where anything was learnt."""
     points = {"loss": float(loss.detach())}
-    for name, tokens, mean in (("video", q.geometry.video, video), ("audio", q.geometry.audio, audio)):
+    spans = {"video": q.geometry.video, "audio": q.geometry.audio, "board": q.geometry.board}
+    for name, mean in means.items():
+        tokens = spans[name]
         learn_BN = q.learn_BN[:, tokens]
         if not bool(learn_BN.any()):
             continue

@@ -21,6 +21,8 @@ from phonofilm.codec.codec import Codec
 from phonofilm.data.cache import LatentCache
 from phonofilm.data.folder import Folder
 from phonofilm.errors import InputError, PhonofilmError
+from phonofilm.latents import PIXELS_PER_LATENT, tokens_from_pixels
+from phonofilm.playhouse.scene import Scene
 from phonofilm.train.alignment import claimed, truth_maps
 
 log = logging.getLogger(__name__)
@@ -136,8 +138,10 @@ class Bucket:
 class Footage:
     """Latents in memory, by shape; a source of batches for the trainers of the denoiser and of the matcher."""
 
-    def __init__(self, caches: Sequence[LatentCache], batch: int, seed: int = 0) -> None:
-        self.batch, self.seed = batch, seed
+    def __init__(self, caches: Sequence[LatentCache], batch: int, seed: int = 0, boards: float | None = None) -> None:
+        """boards: share of batches that are storyboards alone, of scenes that were never filmed; None for no
+        storyboards at all. Clips of a folder have none."""
+        self.batch, self.seed, self.boards = batch, seed, boards
         gathered: dict[tuple[int, ...], list[Any]] = {}
         for cache in caches:
             for shard in cache:
@@ -163,9 +167,11 @@ class Footage:
             step += 1
 
     def at(self, step: int) -> dict[str, Any]:
-        """The batch of a step: latents float32, captions, has_audio (B,); of the playhouse also `truth_maps`, and
-        told and so (B, A), what the captions claim and what is so."""
+        """The batch of a step: latents float32, captions, has_audio (B,); of the playhouse also `truth_maps`,
+        told and so (B, A), what the captions claim and what is so, and board, the storyboards."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        if self.boards and torch.rand((), generator=generator) < self.boards and self.playhouse:
+            return self._sketches(generator)
         bucket = self.buckets[int(torch.multinomial(self.weights, 1, generator=generator))]
         shape = bucket.tensors["video_z"].shape
         tokens = shape[2] * shape[3] * shape[4] // 4
@@ -181,9 +187,31 @@ class Footage:
         for name, numbers in (("told", [t.claims for t in told]), ("so", [t.so for t in told])):
             if all(row is not None for row in numbers):
                 batch[name] = torch.tensor(numbers)
+        if self.boards is not None and self.playhouse:
+            size = PIXELS_PER_LATENT * shape[4], PIXELS_PER_LATENT * shape[3]
+            batch["board"] = torch.stack([t.board(size) for t in told])
         batch["has_audio"] = torch.tensor([bool(a.get("has_audio", True)) for a in about])
         batch.setdefault("audio_z", None)
         return batch
+
+    @property
+    def playhouse(self) -> bool:
+        return "seed" in self.buckets[0].about[0]
+
+    def _sketches(self, generator: torch.Generator) -> dict[str, Any]:
+        """A batch of storyboards of fresh scenes: board, shape, captions, told."""
+        name, seconds = group_plan(int(torch.randint(len(SIZES) * len(SECONDS), (), generator=generator)))
+        first, *draws = torch.randint(2**31, (1 + 4 * self.batch,), generator=generator).tolist()
+        # far above the seeds of what is filmed, and of what is measured
+        seeds = [2**40 + first * len(draws) + k for k in range(len(draws))]
+        told = [tell({"seed": s, "seconds": seconds}, draw) for s, draw in zip(seeds, draws, strict=True)]
+        width, height = FORMATS[name]
+        return {
+            "board": torch.stack([t.board((width, height)) for t in told]),
+            "shape": (tokens_from_pixels(height), tokens_from_pixels(width)),
+            "captions": [t.caption for t in told],
+            "told": torch.tensor([t.claims for t in told]),
+        }
 
 
 @dataclass(frozen=True)
@@ -193,6 +221,15 @@ class Told:
     caption: str
     claims: list[int] | None = None
     so: list[int] | None = None
+    scene: Scene | None = None
+
+    def board(self, size: tuple[int, int]) -> Tensor:
+        """Its storyboard (T, 128) for a picture of `size` (W, H)."""
+        from phonofilm.playhouse.stage import perform
+        from phonofilm.playhouse.storyboard import storyboard
+
+        assert self.scene is not None
+        return storyboard(perform(self.scene, size), size)
 
 
 def tell(about: dict[str, Any], draw: int) -> Told:
@@ -204,4 +241,4 @@ def tell(about: dict[str, Any], draw: int) -> Told:
 
     scene = draw_scene(about["seed"], "train", seconds=about["seconds"])
     caption, claims = describe_with_claims(scene, draw)
-    return Told(caption, claimed(scene, claims), claimed(scene))
+    return Told(caption, claimed(scene, claims), claimed(scene), scene)

@@ -50,6 +50,7 @@ class Preset:
     batch: int  # clips (square, 3 s) of a forward pass of the denoiser
     clips: int  # of the playhouse, filmed once and kept as latents
     text_clips: int  # of them, enough for the matcher
+    boards: float = 0.3  # share of the denoiser's batches that are storyboards of fresh scenes
     models: dict[str, Any] = field(default_factory=dict)  # sizes other than the defaults: video, audio, matcher, ...
     cost: str = "not measured"
     score: str = "not measured"
@@ -61,7 +62,7 @@ def playhouse_cpu() -> Preset:
         video=VideoTraining(seconds=3600, lr=2e-3, fresh=0.25, actors=0.75, box_weight=6.0, whole=0.85),
         audio=AudioTraining(seconds=1080),
         text=TextTraining(), text_seconds=900,
-        denoiser=DenoiserTraining(Plan(hours=5.5, decay=0.4), accumulate=1), batch=32,
+        denoiser=DenoiserTraining(Plan(hours=5.5, decay=0.25), accumulate=1), batch=32,
         clips=16_000, text_clips=4_000,
     )  # fmt: skip
 
@@ -150,7 +151,9 @@ def train(
             f"{out / 'tokenizer.json'} is missing: run `phonofilm train text --preset {preset} --out {out}` first"
         )
     tokenizer = Tokenizer.load(out / "tokenizer.json")
-    footage = _footage(codec, out, folder, clips or p.clips, p.batch)
+    footage = _footage(
+        codec, out, folder, clips or p.clips, p.batch, p.boards if p.denoiser.denoiser.storyboard else None
+    )
     recipe = (
         p.denoiser if hours is None else replace(p.denoiser, plan=replace(p.denoiser.plan, steps=None, hours=hours))
     )
@@ -168,18 +171,24 @@ def _sheet(out: Path, codec: Codec, tokenizer: Tokenizer) -> Sheet:
 
     def show(step: int, model: Generator) -> None:
         from phonofilm import latents, media
+        from phonofilm.diffusion.ahead import draw_board
         from phonofilm.diffusion.euler import Euler
         from phonofilm.diffusion.noise import strip_noise
         from phonofilm.diffusion.schedule import shifted_times
 
-        geometry = latents.Geometry.of_clip(128, 128, 3.0)
-        seeds = list(range(len(prompts)))
-        noise = strip_noise(seeds, geometry, codec.device)
-        ids, mask = (x.to(codec.device) for x in tokenizer.encode(prompts))
-        denoise = model.denoiser.bind(model.text(ids, mask).float(), geometry)
-        made = Euler()(denoise, noise, torch.ones_like(noise[..., 0]), shifted_times(12))
-        strip = latents.Latents(made, geometry, torch.zeros_like(noise[..., 0]))
-        video_z, audio_z, _ = latents.unpack(strip)
+        g = latents.Geometry.of_clip(128, 128, 3.0)
+        noise = strip_noise(range(len(prompts)), replace(g, boards=g.latents), codec.device)
+        x = noise[:, : g.n]
+        strip = latents.Latents(x, g, torch.ones_like(x[..., 0]))
+        text = model.text(*(x.to(codec.device) for x in tokenizer.encode(prompts))).float()
+        times = shifted_times(12)
+        if model.denoiser.config.storyboard:
+            board = draw_board(
+                lambda g: model.denoiser.bind(text, g), x, strip.mask_BN, g, noise[:, g.n :], Euler(), times
+            )
+            strip = latents.with_board(strip, board, free=0)
+        made = Euler()(model.denoiser.bind(text, strip.geometry), strip.values_BND, strip.mask_BN, times)
+        video_z, audio_z, _ = latents.unpack(replace(strip, values_BND=made))
         assert video_z is not None and audio_z is not None
         (out / "sheets").mkdir(exist_ok=True)
         for k, prompt in enumerate(prompts):
@@ -189,7 +198,9 @@ def _sheet(out: Path, codec: Codec, tokenizer: Tokenizer) -> Sheet:
     return show
 
 
-def _footage(codec: Codec, out: Path, folder: Path | None, clips: int, batch: int) -> Footage:
+def _footage(
+    codec: Codec, out: Path, folder: Path | None, clips: int, batch: int, boards: float | None = None
+) -> Footage:
     from tqdm import tqdm
 
     if folder is not None:
@@ -203,7 +214,8 @@ def _footage(codec: Codec, out: Path, folder: Path | None, clips: int, batch: in
         device = str(codec.device)
         workers = max(1, os.cpu_count() or 1) if device == "cpu" and clips > 64 else 1
         folder = out / f"playhouse-{codec.hash[:12]}"
-        return Footage(film_playhouse(out, folder, clips, device=device, workers=workers, progress=show), batch)
+        caches = film_playhouse(out, folder, clips, device=device, workers=workers, progress=show)
+        return Footage(caches, batch, boards=boards)
 
 
 def _captions(footage: Footage) -> list[str]:

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from phonofilm.diffusion.noise import add_noise
 from phonofilm.diffusion.schedule import draw_times
-from phonofilm.latents import Geometry, Latents, pack
+from phonofilm.latents import Geometry, Latents, pack, with_board
+from phonofilm.storyboard import hold
 
 Batch = Mapping[str, Any]
 """video_z (B, 32, T, H, W) float; audio_z (B, 64, 2 T), or None; captions: B strings. Optionally has_audio (B,) bool,
-true where the clip has sound, and first_still and last_still (B, 32, 1, H, W): the clip's first and last frame, each
-encoded as a still. Latents have about zero mean and unit variance."""
+true where the clip has sound; first_still and last_still (B, 32, 1, H, W): the clip's first and last frame, each
+encoded as a still; board (B, T, 128): storyboards. Latents have about zero mean and unit variance. Where there are
+storyboards alone, `shape` tells rows and columns of the picture in tokens, in place of video_z."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Tasks:
     continuation: float = 0.1  # the beginning is given, picture and sound
     video: float = 0.06  # the picture is given, the sound is to be made
     audio: float = 0.06  # the sound is given, the picture is to be made
+    # the storyboard, for each sample
+    legible: float = 0.5  # share that see it clean
+    unread: float = 0.15  # share that see noise in its place, as where a clip has none; else its level is drawn
+    ahead: float = 0.5  # share of those drawn whose picture and sound are still noise, as when a clip is begun
     shortest: int = 2  # video latents at least that a continuation sees; at most half of the clip
     # noise
     shared: float = 0.5  # share of samples whose picture and sound have one noise level; else two are drawn
@@ -43,12 +49,27 @@ class Tasks:
     untold: float = 0.1  # share of samples whose text is dropped
 
     def __post_init__(self) -> None:
-        shares = ("picture", "first", "last", "continuation", "video", "audio", "shared", "uniform", "untold")
+        shares = (
+            "picture",
+            "first",
+            "last",
+            "continuation",
+            "video",
+            "audio",
+            "legible",
+            "unread",
+            "ahead",
+            "shared",
+            "uniform",
+            "untold",
+        )
         for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
         if self.continuation + self.video + self.audio > 1:
             raise ValueError("continuation, video and audio exclude each other: together they must be at most 1")
+        if self.legible + self.unread > 1:
+            raise ValueError("legible and unread exclude each other: together they must be at most 1")
 
 
 @dataclass(frozen=True)
@@ -90,6 +111,9 @@ def ask(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device)
     t_B2[:, 1] = torch.where(shared_B, t_B2[:, 0], t_B2[:, 1])
     t_BN = t_B2[:, :1].repeat(1, g.n)
     t_BN[:, g.audio] = t_B2[:, 1:]
+    if g.boards:
+        t_BN = _board_levels(t_BN, g, tasks, draw)
+        given_BN |= t_BN == 0
     t_BN[given_BN] = 0
     learn_BN = (~given_BN).float()
     t_BN[:, g.audio][~has_audio_B] = 1  # a missing sound is shown as noise, and nothing is asked of it
@@ -100,6 +124,22 @@ def ask(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device)
     noise_BND = torch.randn(x0_BND.shape, generator=_twin(draw, device), device=device)
     noise_BND *= g.channel_mask().to(device)
     return Question(add_noise(x0_BND, noise_BND, t_BN), t_BN, x0_BND, learn_BN, untold_B, g)
+
+
+def _board_levels(t_BN: Tensor, g: Geometry, tasks: Tasks, draw: torch.Generator) -> Tensor:
+    """The noise levels with those of the storyboard: a level of its own, 0 or 1."""
+    B = len(t_BN)
+    kind_B = torch.rand(B, generator=draw)
+    t_B = draw_times((B,), draw, mean=tasks.mean / 2, deviation=tasks.deviation, uniform=tasks.uniform)
+    if not g.latents:
+        t_BN[:, g.board] = t_B[:, None]
+        return t_BN
+    drawn_B = kind_B >= tasks.legible + tasks.unread
+    ahead_B = drawn_B & (torch.rand(B, generator=draw) < tasks.ahead)
+    t_B = torch.where(drawn_B, t_B, (kind_B >= tasks.legible).float())
+    t_BN = torch.where(ahead_B[:, None], 1.0, t_BN)
+    t_BN[:, g.board] = t_B[:, None]
+    return t_BN
 
 
 def error(answer_BND: Tensor, question: Question, floor: float = 0.2) -> Tensor:
@@ -121,14 +161,21 @@ def mean_error(error_BN: Tensor, question: Question, tokens: slice, weight_BN: T
 
 
 def _lay_out(batch: Batch, tasks: Tasks, draw: torch.Generator) -> tuple[Latents, Tensor]:
-    """The strip for this batch, and which samples have sound."""
+    """The strip for this batch, with all to be made, and which samples have sound."""
     chance = torch.rand(4, generator=draw).tolist()
+    board = batch.get("board")
+    if "video_z" not in batch:
+        assert board is not None
+        height, width = batch["shape"]
+        g = Geometry(0, height, width, boards=board.shape[1])
+        return Latents(board, g, torch.ones(board.shape[:2])), torch.zeros(len(board), dtype=torch.bool)
     video_z, audio_z = batch["video_z"], batch.get("audio_z")
     B = len(video_z)
     first, last = batch.get("first_still"), batch.get("last_still")
     if chance[0] < tasks.picture and first is not None:
-        picture = last if last is not None and chance[1] < 0.5 else first
-        return pack(picture), torch.zeros(B, dtype=torch.bool)
+        end = -1 if last is not None and chance[1] < 0.5 else 0
+        strip = pack(last if end and last is not None else first)
+        return strip if board is None else with_board(strip, hold(board, end)), torch.zeros(B, dtype=torch.bool)
     images = []
     seconds = Geometry(video_z.shape[2], 1, 1).seconds
     if first is not None and chance[2] < tasks.first:
@@ -139,7 +186,8 @@ def _lay_out(batch: Batch, tasks: Tasks, draw: torch.Generator) -> tuple[Latents
     if audio_z is not None:
         told = batch.get("has_audio")
         has_audio_B = ~has_audio_B if told is None else told.cpu()
-    return pack(video_z, audio_z, images), has_audio_B
+    strip = pack(video_z, audio_z, images)
+    return strip if board is None else with_board(strip, board), has_audio_B
 
 
 def _twin(draw: torch.Generator, device: torch.device) -> torch.Generator:

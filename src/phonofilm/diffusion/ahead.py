@@ -1,0 +1,50 @@
+"""The storyboard ahead of picture and sound: what is given in sight, noise where the rest will be.
+
+Semantics first, then texture beneath them (2512.04926). Where nothing of picture and sound is given, a strip of the
+storyboard alone will do, which is a tenth of the work.
+
+Shapes: B strips, N tokens, D = 128 width of a token, T tokens of the storyboard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from phonofilm.diffusion.sampler import Denoise, Progress, Sampler
+from phonofilm.latents import Geometry
+
+
+def draw_board(
+    bind: Callable[[Geometry], Denoise],
+    x_BND: Tensor,
+    mask_BN: Tensor,
+    geometry: Geometry,
+    noise_BTD: Tensor,
+    sampler: Sampler,
+    times: Tensor,
+    callback: Callable[[Progress], None] | None = None,
+) -> Tensor:
+    """Denoise a storyboard (B, T, D).
+
+    Args:
+        bind: the denoiser for a geometry.
+        x_BND, mask_BN, geometry: a strip without storyboard as a sampler starts with it, see `Sampler`.
+        noise_BTD: what the storyboard starts with.
+        sampler, times, callback: see `Sampler`.
+    """
+    B, T = noise_BTD.shape[:2]
+    if bool((mask_BN == 1).all()):
+        denoise = bind(Geometry(0, geometry.height, geometry.width, boards=T))
+    else:
+        full = replace(geometry, boards=T)
+        whole = bind(full)
+
+        def denoise(x_BTD: Tensor, t_BT: Tensor) -> Tensor:
+            answer_BND = whole(torch.cat([x_BND, x_BTD], dim=1), torch.cat([mask_BN, t_BT], dim=1))
+            return answer_BND[:, full.board]
+
+    return sampler(denoise, noise_BTD, noise_BTD.new_ones(B, T), times, callback)

@@ -1,0 +1,143 @@
+"""The storyboard: exact truth in numbers, what is drawn of it, and that it goes ahead of picture and sound."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from phonofilm.clip import FORMATS
+from phonofilm.diffusion.ahead import draw_board
+from phonofilm.diffusion.euler import Euler
+from phonofilm.diffusion.noise import strip_noise
+from phonofilm.diffusion.schedule import uniform_times
+from phonofilm.latents import BOARD_CHANNELS, FPS, Geometry, Latents, with_board, without_board
+from phonofilm.playhouse.playhouse import film
+from phonofilm.playhouse.scene import COLOURS, KINDS, Actor, Scene
+from phonofilm.playhouse.stage import perform
+from phonofilm.playhouse.storyboard import storyboard
+from phonofilm.storyboard import OF_ACTOR, OF_SCENE, ON, SLOTS, SPLAT, channels, hold, splat
+
+BALL = Actor("ball", "behind", "red", direction="left", speed="fast", material="rubber")
+DRUM = Actor("drum", "strike", "blue", count=3)
+CAR = Actor("car", "drive", "green", direction="right", speed="slow")
+BIRD = Actor("bird", "fly", "yellow", direction="left", speed="fast", count=2)
+
+
+def frames_of(board: Tensor, name: str, slot: int = 0) -> np.ndarray[Any, Any]:
+    return board[:, channels(name, slot)].flatten().numpy()
+
+
+def test_every_channel_has_one_meaning() -> None:
+    spans = [channels(name, slot) for slot in range(SLOTS) for name in OF_ACTOR]
+    spans += [channels(name) for name in OF_SCENE]
+    taken = [c for span in spans for c in range(span.start, span.stop)]
+    assert taken == list(range(BOARD_CHANNELS))
+    with pytest.raises(KeyError):
+        channels("smell", 0)
+
+
+@pytest.mark.parametrize("size", sorted(FORMATS))
+@pytest.mark.parametrize("camera", ["still", "pan", "zoom"])
+def test_actors_stand_where_they_are_filmed(size: str, camera: str) -> None:
+    scenes = [Scene((actor,), camera=camera, seconds=2.0, seed=7) for actor in (CAR, BIRD, DRUM)]
+    take = film(scenes, FORMATS[size])
+    width, height = FORMATS[size]
+    for play, (sight,) in zip(take.performances, take.sights, strict=True):
+        board = storyboard(play, FORMATS[size])
+        place = np.stack([frames_of(board, "x") * 32 + width / 2, frames_of(board, "y") * 32 + height / 2], 1)
+        np.testing.assert_allclose(place, sight.centre, atol=0.01)
+        np.testing.assert_allclose(board[:, channels("radius", 0)].repeat(1, 4).flatten() * 32, sight.radius, rtol=0.01)
+        actor = play.scene.actors[0]
+        assert board[:, channels("kind", 0).start + KINDS.index(actor.kind)].eq(ON).all()
+        assert board[:, channels("colour", 0).start + COLOURS.index(str(actor.colour))].eq(ON).all()
+        assert board[:, channels("kind", 0)].sum() == ON * len(board)
+        assert (board[:, channels("x", 1).start : channels("pan").start] == 0).all()  # nobody else
+
+
+def test_who_is_behind_the_wall_is_not_seen() -> None:
+    take = film([Scene((BALL,), seconds=3.0, seed=3)])
+    board, visible = storyboard(take.performances[0]), take.sights[0][0].visible
+    seen = frames_of(board, "seen")
+    assert (seen[visible == 0] < 0.1).all() and (seen[visible > 0.97] > 0.95).all()
+    assert (visible == 0).sum() >= 3 and abs(seen - visible).mean() < 0.06
+    rows = splat(board[None], 4, 4)[0, 0, ..., -3]  # the wall: in the middle, up from the lower edge
+    assert rows[7, 4] > 0.7 and rows[0].max() < 0.1 and rows[:, [0, 7]].max() < 0.1
+
+
+def test_hits_tell_their_instants_exactly() -> None:
+    play = perform(Scene((DRUM, BIRD), seconds=3.0, seed=5))
+    board = storyboard(play)
+    for slot in range(2):
+        times = [e.time for e in play.events if e.actor == slot]
+        hits = frames_of(board, "hit", slot)
+        assert hits.sum() == pytest.approx(ON * len(times), rel=1e-5)
+        for time in times:
+            near = slice(max(0, int(time * FPS - 0.5)), int(time * FPS - 0.5) + 2)
+            instants = (np.arange(len(hits))[near] + 0.5) / FPS
+            assert (hits[near] * instants).sum() / ON == pytest.approx(time, abs=1e-5)
+
+
+def test_a_still_picture_holds_one_frame() -> None:
+    board = storyboard(perform(Scene((CAR,), camera="pan", seconds=2.0)))[None]
+    for frame in (0, -1):
+        token = hold(board, frame)
+        assert token.shape == (1, 1, 128)
+        expected = frames_of(board[0], "x")[frame]
+        assert frames_of(token[0], "x") == pytest.approx([expected] * 4)
+    assert torch.equal(hold(board, 0)[..., channels("kind", 0)], board[:, :1, channels("kind", 0)])
+
+
+def test_what_is_drawn_is_near_the_actor_and_nowhere_else() -> None:
+    board = torch.zeros(1, 1, 128)
+    assert not splat(board, 4, 4).any()
+    board[..., channels("x", 1)], board[..., channels("y", 1)] = -1.25, 0.75  # column 1, row 5 of the latents
+    board[..., channels("radius", 1)], board[..., channels("seen", 1)] = 0.5, 1.0
+    board[..., channels("kind", 1).start + 3] = ON
+    drawn = splat(board, 4, 4)[0, 0]
+    assert drawn.shape == (8, 8, SPLAT)
+    near = drawn[..., 0]
+    assert divmod(int(near.argmax()), 8) == (5, 1) and near.max() == 1 and near[0, 7] < 1e-6
+    assert drawn[5, 2, 4:8].gt(0).all() and drawn[5, 0, 4:8].lt(0).all()  # which way: right of it, left of it
+    assert drawn[5, 1, 20 + 3] == ON and drawn[5, 1, 20:].sum() == ON
+
+
+def test_the_strip_takes_a_storyboard_and_gives_it_back() -> None:
+    g = Geometry(3, 2, 2, 6, (0.0,))
+    bare = Latents(torch.randn(2, g.n, 128), g, torch.rand(2, g.n))
+    board = torch.randn(2, 3, 128)
+    strip = with_board(bare, board, free=0)
+    assert torch.equal(strip.values_BND[:, strip.geometry.board], board)
+    assert (strip.mask_BN[:, strip.geometry.board] == 0).all()
+    assert strip.geometry.positions()[strip.geometry.board].tolist() == [[0.125, 0, 0], [0.375, 0, 0], [0.625, 0, 0]]
+    back = without_board(strip)
+    assert back.geometry == g and torch.equal(back.values_BND, bare.values_BND)
+    assert torch.equal(back.mask_BN, bare.mask_BN)
+    alone, beside = strip_noise([4], g), strip_noise([4], strip.geometry)
+    assert torch.equal(beside[:, : g.n], alone) and (beside[:, g.n :, BOARD_CHANNELS:] == 0).all()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_it_is_drawn_ahead_with_what_is_given_in_sight(given: bool) -> None:
+    g = Geometry(2, 2, 2, 4)
+    x, mask = torch.randn(1, g.n, 128), torch.ones(1, g.n)
+    if given:
+        mask[:, g.audio] = 0
+    asked: list[Geometry] = []
+
+    def bind(geometry: Geometry) -> Any:
+        def denoise(x_BND: Tensor, t_BN: Tensor) -> Tensor:
+            asked.append(geometry)
+            rest = slice(0, geometry.board.start)
+            assert torch.equal(x_BND[:, rest], x[:, rest]) and torch.equal(t_BN[:, rest], mask[:, rest])
+            return torch.full_like(x_BND, 3.0)
+
+        return denoise
+
+    board = draw_board(bind, x, mask, g, torch.randn(1, 2, 128), Euler(), uniform_times(3))
+    assert len(asked) == 3 and set(asked) == {replace(g, boards=2) if given else Geometry(0, 2, 2, boards=2)}
+    torch.testing.assert_close(board, torch.full((1, 2, 128), 3.0))
