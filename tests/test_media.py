@@ -177,6 +177,26 @@ def test_hostile_files_are_refused_in_one_line(tmp_path, content, told, trusted)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_words_in_another_encoding_do_not_keep_a_file_from_being_read(tmp_path, clip, trusted):
+    path = tmp_path / "a.wav"
+    write(clip, path)
+    data = path.read_bytes()
+    info = b"INFOINAM" + struct.pack("<I", 4) + "café".encode("latin-1")
+    data += b"LIST" + struct.pack("<I", len(info)) + info
+    path.write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
+    assert read_audio(path, trusted=trusted).seconds == pytest.approx(clip.seconds)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_codec_that_is_not_known_is_named_as_that(tmp_path, clip, trusted):
+    path = tmp_path / "a.mp4"
+    write(clip, path)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zz99"))
+    with pytest.raises(MediaError, match="has a codec that is not known"):
+        read(path, trusted=trusted)
+
+
 def test_missing_and_odd_paths(tmp_path):
     with pytest.raises(MediaError, match="no such file"):
         read(tmp_path / "missing.mp4")

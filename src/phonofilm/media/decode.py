@@ -143,7 +143,8 @@ def _decode_film(path: Path, kind: str, taker: _Taker) -> None:
     limits = taker.job.limits
     try:
         # an absolute path in the protocol "file", one demuxer, and no other file or host
-        with av.open(f"file:{path.resolve()}", "r", format=kind, options={"protocol_whitelist": "file"}) as container:
+        alone = {"protocol_whitelist": "file"}
+        with av.open(f"file:{path.resolve()}", "r", kind, options=alone, metadata_errors="replace") as container:
             _decode_container(container, path, taker)
     except av.FFmpegError as error:
         raise MediaError(f"{path}: cannot be decoded ({error.strerror or error})") from error
@@ -168,6 +169,8 @@ def _decode_container(container: InputContainer, path: Path, taker: _Taker) -> N
     if not streams:
         raise MediaError(f"{path}: holds no sound")
     for stream in streams:
+        if stream.codec_context is None:
+            raise MediaError(f"{path}: has a codec that is not known")
         codec = stream.codec_context.codec.canonical_name
         if codec not in CODECS:
             raise MediaError(f"{path}: the codec {codec} is not read here")
