@@ -31,8 +31,9 @@ import httpx2
 import sqlalchemy as sa
 from local_postgres import Cluster, free_port
 from processes import PATIENCE, Processes, children
+from receiver import Receiver
 
-from phonofilm.jobs import keys, schema
+from phonofilm.jobs import keys, schema, webhooks
 from phonofilm.jobs.job import AGAIN
 from phonofilm.jobs.storage import Storage
 from phonofilm.jobs.worker import RETRIES
@@ -44,7 +45,7 @@ AT_ONCE = ("--at-once", "2")
 
 @dataclass
 class Report:
-    """What was found. The first six must be 0."""
+    """What was found. The first seven must be 0."""
 
     lost: int = 0  # ids that a create call answered with, and that are not known any more
     stuck: int = 0  # jobs that did not end
@@ -52,10 +53,12 @@ class Report:
     torn: int = 0  # films that were served with other bytes than are stored, or changed, or do not verify
     wrong: int = 0  # jobs that ended otherwise than their prompt asks, or calls that made two
     left: int = 0  # files that belong to no execution that was published
+    unheard: int = 0  # ends of jobs that no webhook told of, or none with a signature that is good
     jobs: int = 0
     kills_api: int = 0
     kills_worker: int = 0
     interrupted: int = 0  # executions whose worker was killed
+    heard: int = 0  # messages by webhook, again and again included
     downloads: int = 0
     verified: int = 0  # signatures
     ends: dict[str, int] = field(default_factory=dict)
@@ -66,7 +69,7 @@ class Report:
 
     @property
     def good(self) -> bool:
-        return not (self.lost or self.stuck or self.twice or self.torn or self.wrong or self.left)
+        return not (self.lost or self.stuck or self.twice or self.torn or self.wrong or self.left or self.unheard)
 
     def __str__(self) -> str:
         slow = f"{max(self.takeovers):.1f} s" if self.takeovers else "none"
@@ -74,7 +77,7 @@ class Report:
             f"{self.jobs} jobs, {self.attempts} executions, {self.interrupted} of them interrupted; "
             f"killed: API {self.kills_api}×, worker {self.kills_worker}×; {self.seconds:.0f} s\n"
             f"lost {self.lost}, stuck {self.stuck}, finished twice {self.twice}, torn {self.torn}, wrong {self.wrong}, "
-            f"files left over {self.left}\n"
+            f"files left over {self.left}, ends that no webhook told of {self.unheard} ({self.heard} messages)\n"
             f"{self.downloads} downloads, {self.verified} signatures verified; longest takeover {slow}; "
             f"ends: {self.ends}"
         )
@@ -101,6 +104,9 @@ class Chaos:
         self.interrupted: dict[tuple[str, int], float] = {}  # (job, execution) whose worker was killed, and when
         self.places: list[subprocess.Popen[bytes] | None] = [None] * (1 if self.embedded else 1 + workers)
         self.client = httpx2.Client(timeout=60)
+        self.receiver = Receiver()
+        self.receiver.answers = random.Random(seed).choices((204, 500), (9, 1), k=100 * jobs)
+        _, self.secret = webhooks.add(self.processes.store, self.receiver.url, private=True)
         self.keys = [keys.create(self.processes.store, f"owner{k}")[1] for k in range(OWNERS)]
 
     # --- those who call ---------------------------------------------------------------------------------------------
@@ -254,6 +260,7 @@ class Chaos:
             for thread in threads:
                 thread.join(PATIENCE)
             self.client.close()
+            self.receiver.close()
             self.processes.close()
         self.report.seconds = time.monotonic() - began
         return self.report
@@ -273,8 +280,12 @@ class Chaos:
         store, found = self.processes.store, self.report
         with store.reading() as c:
             rows = c.execute(sa.select(schema.jobs)).mappings().all()
-            events = c.execute(sa.select(schema.events.c.data).where(schema.events.c.type.like("video.%"))).scalars()
-            told = collections.Counter(event["id"] for event in events)
+            e = schema.events.c
+            events = c.execute(sa.select(e.id, e.data).where(e.type.like("video.%"))).all()
+            told = collections.Counter(data["id"] for _, data in events)
+        self.processes.until(lambda: not webhooks.sums(store).waiting, "the last webhook")
+        heard = {event for event in map(self.heard, list(self.receiver.got)) if event}
+        found.heard, found.unheard = len(self.receiver.got), len({id for id, _ in events} ^ heard)
         jobs = {row["id"]: row for row in rows}
         found.jobs, found.attempts = len(jobs), sum(row["attempt"] for row in rows)
         found.lost = sum(id not in jobs for id in self.made)
@@ -292,6 +303,13 @@ class Chaos:
             if row["status"] == "completed":
                 self.processes.until(lambda id=id: self.look(id), f"the film of {id}")
         self.signatures([row for row in rows if row["status"] == "completed"])
+
+    def heard(self, message: tuple[dict[str, str], bytes]) -> str | None:
+        """The id of the event that a message tells of, if its signature is good."""
+        headers, body = message
+        stamp, signature = int(headers["webhook-timestamp"]), headers["webhook-signature"]
+        good = webhooks.sign(self.secret, headers["webhook-id"], stamp, body.decode()) == signature
+        return str(json.loads(body)["id"]) if good else None
 
     def expected(self, row: sa.RowMapping) -> bool:
         """True if a job had to fail as it did."""

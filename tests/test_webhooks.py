@@ -8,10 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +19,7 @@ import pytest
 import sqlalchemy as sa
 from openai import InvalidWebhookSignatureError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
+from receiver import Receiver
 from serving import doors, running
 
 from phonofilm.cli import main
@@ -33,44 +32,6 @@ from phonofilm.serve import outside, sender
 from phonofilm.serve.sender import Sender
 
 CLIENT = OpenAI(api_key="any", base_url="http://127.0.0.1")
-
-
-class Receiver:
-    """Takes messages in on this machine; `answers` are the statuses of the next ones, then 204."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.answers: list[int] = []
-        self.headers: dict[str, str] = {}
-        self.drip = 0.0  # seconds between the bytes of an answer that never ends
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
-                while receiver.drip:
-                    self.wfile.write(b"H")
-                    time.sleep(receiver.drip)
-                self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
-                for name, value in receiver.headers.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.server.daemon_threads = True
-        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # callers that hang up
-        self.port = self.server.server_port
-        self.url = f"http://127.0.0.1:{self.port}/hear?x=1"
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def close(self) -> None:
-        self.drip = 0.0
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture
