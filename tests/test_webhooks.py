@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 import sqlalchemy as sa
-from openai import InvalidWebhookSignatureError, OpenAI
+from openai import BadRequestError, InvalidWebhookSignatureError, NotFoundError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 from receiver import Receiver
 from serving import doors, running
@@ -355,6 +355,82 @@ def test_a_call_goes_to_the_address_that_was_checked(receiver: Receiver, monkeyp
         connection.request("POST", "/", b"x")
         assert connection.getresponse().status == 204
     assert asked.count("name.example") == 1 and receiver.got[0][0]["host"] == f"name.example:{receiver.port}"
+
+
+# --- for those who call ---------------------------------------------------------------------------------------------
+def test_openais_client_adds_changes_tries_and_removes_webhooks(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with doors(tmp_path, webhook_hosts=("Films.example.org",)) as here:
+        store, client = here.service.store, OpenAI(api_key="any", base_url="http://127.0.0.1/v1", http_client=here)
+        hooks, url = client.webhooks, "https://films.example.org/heard"
+        assert hooks.event_types.list().data == ["video.completed", "video.failed"]
+        made_ = hooks.create(name="mine", url=url, event_types=["video.failed"])
+        assert made_.signing_secret_hint == f"whsec_…{made_.signing_secret[-4:]}" and made_.event_types == [
+            "video.failed"
+        ]
+        assert [one.id for one in hooks.list()] == [made_.id] == [hooks.retrieve(made_.id).id]
+        assert made_.signing_secret not in repr([*hooks.list()])
+        made(store, "local")
+        assert webhooks.sums(store).waiting == 0
+        assert hooks.update(made_.id, event_types=["video.completed"], name="other").name == "other"
+        film = made(store, "local")
+        assert webhooks.sums(store).waiting == 1
+
+        here_ = urlsplit(receiver.url)._replace(path="/", query="").geturl()  # stands for the host outside
+        monkeypatch.setattr(webhooks, "check_url", lambda *_, **__: None)
+        with store.engine.begin() as c:
+            c.execute(sa.update(schema.hooks).values(url=here_, private=True))
+        new = hooks.rotate_secret(made_.id, keep_old_secret_active_for_24_hours=True)
+        assert new.signing_secret != made_.signing_secret
+        tried = hooks.test(made_.id, event_type="video.failed")
+        assert (tried.status_code, tried.success, tried.webhook_endpoint_id) == (204, True, made_.id)
+        send(store)
+        for secret in (made_.signing_secret, new.signing_secret):
+            test, event = (CLIENT.webhooks.unwrap(body, headers, secret=secret) for headers, body in receiver.got)
+            assert (test.type, event.type, event.data.id) == ("video.failed", "video.completed", film.id)  # type: ignore[union-attr]
+        again = hooks.rotate_secret(made_.id)
+        hooks.test(made_.id, event_type="video.failed")
+        headers, body = receiver.got[-1]
+        CLIENT.webhooks.unwrap(body, headers, secret=again.signing_secret)
+        with pytest.raises(InvalidWebhookSignatureError):
+            CLIENT.webhooks.unwrap(body, headers, secret=new.signing_secret)
+        receiver.close()
+        with pytest.raises(BadRequestError, match="not reached"):
+            hooks.test(made_.id, event_type="video.failed")
+        assert hooks.delete(made_.id).deleted and [*hooks.list()] == []
+        with pytest.raises(NotFoundError):
+            hooks.retrieve(made_.id)
+
+
+def test_callers_add_webhooks_only_where_the_operator_lets_them(tmp_path: Path) -> None:
+    def add(here: Any, url: Any, **more: Any) -> tuple[int, str | None, str]:
+        body = {"name": "x", "url": url, "event_types": ["video.completed"], **more}
+        answer = here.post("/v1/webhook_endpoints", json=body)
+        error = answer.json().get("error", {"param": None, "message": ""})
+        return answer.status_code, error["param"], error["message"]
+
+    with doors(tmp_path / "a") as here:
+        assert add(here, "https://example.org/") == (400, "url", "webhooks are added by the operator alone here")
+    with doors(tmp_path / "b", webhook_hosts=("example.org",)) as here:
+        assert add(here, "https://EXAMPLE.org/x")[0] == 200
+        for url in ("https://example.net/", "https://example.org.evil.net/", "http://example.org/", "x", 7):
+            assert add(here, url)[:1] == (400,)
+    with doors(tmp_path / "c", webhook_hosts=("*",)) as here:
+        for url in ("https://127.0.0.1/", "https://[::1]/", "https://10.0.0.1/", "http://example.org/"):
+            assert add(here, url)[:2] == (400, "url")
+        for more in ({"event_types": []}, {"event_types": ["video.completed", "x"]}, {"event_types": "video.failed"}):
+            assert add(here, "https://example.org/", **more)[:2] == (400, "event_types")
+        for name in ("", " ", "x" * 101, "a\0b", None):
+            assert add(here, "https://example.org/", name=name)[:2] == (400, "name")
+        assert [add(here, "https://example.org/")[0] for _ in range(11)] == [200] * 10 + [400]
+        pages, after = [], None
+        while after is None or pages[-1]["has_more"]:
+            query = f"?limit=4&after={after}" if after else "?limit=4"
+            pages.append(here.get(f"/v1/webhook_endpoints{query}").json())
+            after = pages[-1]["last_id"]
+        assert [len(page["data"]) for page in pages] == [4, 4, 2]
+        assert len({one["id"] for page in pages for one in page["data"]}) == 10
 
 
 # --- for the operator -----------------------------------------------------------------------------------------------

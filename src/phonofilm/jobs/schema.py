@@ -143,6 +143,11 @@ hooks: Final = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),  # attempts
     sa.Column("given_up", sa.Integer, nullable=False, server_default="0"),  # messages
     sa.Column("told", _Text),  # why the last attempt failed
+    sa.Column("name", _Text, nullable=False, server_default=""),
+    sa.Column("types", sa.JSON(none_as_null=True)),  # of the events that it hears of, NULL: all
+    sa.Column("old_secret", _Text),  # that still counts
+    sa.Column("old_until", _Time),
+    sa.Column("updated_at", _Time),
 )  # fmt: skip
 
 deliveries: Final = sa.Table(

@@ -15,9 +15,9 @@ import ipaddress
 import json
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from phonofilm.jobs.store import Store
 
 Kind = Literal["video", "usage"]
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+Type = Literal["video.completed", "video.failed"]
+TYPES: Final[tuple[Type, ...]] = get_args(Type)
 ALL: Final = "*"  # the owner of hooks that hear of everybody's films
 PREFIX: Final = "whsec_"
 SECRET_BYTES: Final = 32
 LEASE_SECONDS: Final = 60.0  # for which a message belongs to the one who sends it
 PATIENCE_SECONDS: Final = 72 * 3600.0  # after which a message is given up
+ROTATION_SECONDS: Final = 86_400.0  # for which an old secret may be kept
 KEEP_SECONDS: Final = 30 * 86_400.0  # for which one that was given up is kept
 _H: Final = schema.hooks
 _D: Final = schema.deliveries
@@ -56,6 +58,10 @@ class Hook:
     given_up: int  # messages
     waiting: int  # messages
     told: str | None  # why the last attempt that failed did
+    name: str
+    types: tuple[Type, ...]  # of events
+    hint: str  # the end of its secret
+    updated_at: float  # when URL, name, types or secret were changed
 
 
 @dataclass(frozen=True)
@@ -69,48 +75,86 @@ class Delivery:
     kind: Kind
     body: str
     attempt: int  # from 1
-    secret: str
+    secrets: tuple[str, ...]  # the one that counts, and an older one while that does, too
     bearer: str | None
 
 
 # --- receivers ------------------------------------------------------------------------------------------------------
 def add(
-    store: Store, url: str, owner: str = ALL, kind: Kind = "video", *, private: bool = False, bearer: str | None = None
-) -> tuple[Hook, str]:
-    """A new receiver, and the secret (whsec_…) by which it knows our messages. Raises InputError for a bad URL.
+    store: Store, url: str, owner: str = ALL, kind: Kind = "video", *, private: bool = False, bearer: str | None = None,
+    name: str = "", types: Sequence[str] | None = None, most: int | None = None,
+) -> tuple[Hook, str]:  # fmt: skip
+    """A new receiver, and the secret (whsec_…) by which it knows our messages.
 
-    private: let it be an address inside, and http. bearer: sent as `Authorization: Bearer …`.
+    private: let it be an address inside, and http. bearer: sent as `Authorization: Bearer …`. types: None for all.
+    Raises InputError for a bad URL, types that are none, and an owner who has `most` already.
     """
     check_url(url, private)
+    check_types(types)
     if bearer is not None and not (bearer.isascii() and bearer.isprintable() and " " not in bearer):
         raise InputError("the bearer of a webhook must be printable ASCII without spaces")
-    secret = PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
     row = {
-        "id": new_id("hook"), "owner": owner, "url": url, "secret": secret, "created_at": time.time(), "kind": kind,
-        "private": private, "bearer": bearer,
+        "id": new_id("hook"), "owner": owner, "url": url, "secret": _new_secret(), "created_at": time.time(),
+        "kind": kind, "private": private, "bearer": bearer, "name": name, "types": None if types is None else [*types],
     }  # fmt: skip
     with store.writing() as c:
+        store.lock(c, owner)
+        live = (_H.c.owner == owner) & _H.c.removed_at.is_(None)
+        if most is not None and c.execute(sa.select(sa.func.count()).where(live)).scalar_one() >= most:
+            raise InputError(f"there are {most} webhooks, and no more may be: remove one")
         c.execute(sa.insert(_H).values(row))
-    return next(hook for hook in every(store) if hook.id == row["id"]), secret
+    return next(hook for hook in every(store) if hook.id == row["id"]), str(row["secret"])
 
 
-def every(store: Store) -> list[Hook]:
-    """All receivers that were not removed, the oldest first."""
+def every(store: Store, owner: str | None = None) -> list[Hook]:
+    """All receivers that were not removed, the oldest first; or those of an owner that hear of films."""
     waiting = sa.select(sa.func.count()).where((_D.c.hook == _H.c.id) & _D.c.given_up_at.is_(None)).scalar_subquery()
-    names = [name for name in Hook.__dataclass_fields__ if name != "waiting"]
-    wanted = sa.select(*(_H.c[name] for name in names), waiting.label("waiting")).where(_H.c.removed_at.is_(None))
+    wanted = sa.select(_H, waiting.label("waiting")).where(_H.c.removed_at.is_(None))
+    if owner is not None:
+        wanted = wanted.where((_H.c.owner == owner) & (_H.c.kind == "video"))
     with store.reading() as c:
-        return [Hook(**row) for row in c.execute(wanted.order_by(_H.c.created_at)).mappings()]
+        return [_hook(row) for row in c.execute(wanted.order_by(_H.c.created_at, _H.c.id)).mappings()]
+
+
+def change(store: Store, id: str, *, url: str | None = None, name: str | None = None, types: Any = None) -> None:
+    """Change what is not None. With another URL, which must be public, the private one is over. Raises InputError."""
+    new: dict[str, Any] = {} if url is None else {"url": url, "private": False, "bearer": None}
+    if url is not None:
+        check_url(url, private=False)
+    if types is not None:
+        check_types(types)
+        new["types"] = [*types]
+    new |= {} if name is None else {"name": name}
+    with store.writing() as c:
+        c.execute(
+            sa.update(_H).where((_H.c.id == id) & _H.c.removed_at.is_(None)).values(new | {"updated_at": time.time()})
+        )
+
+
+def rotate(store: Store, id: str, *, keep_old: bool = False) -> str:
+    """A new secret. keep_old: messages are signed with the old one as well, for 24 hours."""
+    secret = _new_secret()
+    with store.writing() as c:
+        old = (
+            {"old_secret": _H.c.secret, "old_until": schema.now(c) + ROTATION_SECONDS}
+            if keep_old
+            else {"old_secret": None}
+        )
+        one = (_H.c.id == id) & _H.c.removed_at.is_(None)
+        c.execute(sa.update(_H).where(one).values(old | {"secret": secret, "updated_at": time.time()}))
+    return secret
 
 
 def remove(store: Store, id: str) -> None:
     """Tell a receiver nothing more, also of what waits. Raises InputError if there is none of that id."""
     with store.writing() as c:
+        c.execute(
+            sa.delete(_D).where(_D.c.hook == id)
+        )  # first, as whoever delivers does it: no two wait for each other
         one = (_H.c.id == id) & _H.c.removed_at.is_(None)
-        gone = sa.update(_H).where(one).values(removed_at=schema.now(c), secret="", bearer=None)
-        if not c.execute(gone).rowcount:
+        gone = {"removed_at": schema.now(c), "secret": "", "old_secret": None, "bearer": None}
+        if not c.execute(sa.update(_H).where(one).values(gone)).rowcount:
             raise InputError(f"no webhook is called {id!r}")
-        c.execute(sa.delete(_D).where(_D.c.hook == id))
 
 
 def retry(store: Store, id: str) -> int:
@@ -142,6 +186,27 @@ def check_url(url: str, private: bool) -> None:
         raise InputError(f"{host} is not a public address; let it be one that is not, if that is meant")
 
 
+def check_types(types: Sequence[str] | None) -> None:
+    """Raises InputError for types of events that are none."""
+    if types is not None and (not types or bad_types(types)):
+        raise InputError(f"event_types must be some of {', '.join(TYPES)}, got {[*types]!r}", "event_types")
+
+
+def bad_types(types: Sequence[Any]) -> bool:
+    return len(types) > len(TYPES) or any(one not in TYPES for one in types)
+
+
+def _new_secret() -> str:
+    return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+def _hook(row: Mapping[Any, Any]) -> Hook:
+    made = {name: row.get(name) for name in Hook.__dataclass_fields__}
+    made |= {"types": tuple(row["types"] or TYPES), "hint": row["secret"][-4:]}
+    made["updated_at"] = row["updated_at"] or row["created_at"]
+    return Hook(**cast(dict[str, Any], made))
+
+
 def _plain(url: str) -> bool:
     return url.isascii() and url.isprintable() and " " not in url
 
@@ -150,9 +215,9 @@ def _plain(url: str) -> bool:
 def post(c: sa.Connection, event: Mapping[Any, Any]) -> None:
     """Put a message for each receiver of an event into the outbox, as part of the caller's transaction."""
     heard = _H.c.owner.in_((event["owner"], ALL)) & _H.c.removed_at.is_(None)
-    rows = c.execute(sa.select(_H.c.id, _H.c.kind).where(heard)).all()
-    for hook, kind in rows:
-        if kind == "usage" and event["type"] != usage.TYPE:
+    rows = c.execute(sa.select(_H.c.id, _H.c.kind, _H.c.types).where(heard)).all()
+    for hook, kind, types in rows:
+        if event["type"] not in ((usage.TYPE,) if kind == "usage" else types or TYPES):
             continue
         body = usage.cloud_event(event) if kind == "usage" else video_event(event)
         row = {
@@ -183,7 +248,8 @@ def headers(delivery: Delivery) -> dict[str, str]:
     told = {
         "content-type": "application/cloudevents+json; charset=utf-8" if delivery.kind == "usage" else
         "application/json; charset=utf-8", "user-agent": "phonofilm", "webhook-id": delivery.id,
-        "webhook-timestamp": str(now), "webhook-signature": sign(delivery.secret, delivery.id, now, delivery.body),
+        "webhook-timestamp": str(now),
+        "webhook-signature": " ".join(sign(one, delivery.id, now, delivery.body) for one in delivery.secrets),
     }  # fmt: skip
     return told | ({"authorization": f"Bearer {delivery.bearer}"} if delivery.bearer else {})
 
@@ -210,13 +276,24 @@ def claim(store: Store, most: int, but: Collection[str] = ()) -> list[Delivery]:
                 row = c.execute(sa.update(_D).where(_D.c.id == id).values(lease).returning(_D)).mappings().first()
                 of = c.execute(sa.select(_H).where(_H.c.id == hook)).mappings().one()
                 if row is not None:
-                    taken.append(
-                        Delivery(
-                            row["id"], hook, of["url"], of["private"], of["kind"], row["body"], row["attempts"],
-                            of["secret"], of["bearer"],
-                        )
-                    )  # fmt: skip
+                    taken.append(_delivery(row, of))
     return taken
+
+
+def _delivery(row: Mapping[Any, Any], of: Mapping[Any, Any]) -> Delivery:
+    known = of["old_secret"] if of["old_secret"] and (of["old_until"] or 0) > time.time() else None
+    both = (of["secret"], known) if known else (of["secret"],)
+    return Delivery(
+        row["id"], of["id"], of["url"], of["private"], of["kind"], row["body"], row["attempts"], both, of["bearer"]
+    )
+
+
+def sample(store: Store, id: str, type: Type) -> Delivery | None:
+    """A message that tells of nothing, to try a receiver with; None if there is none of that id."""
+    with store.reading() as c:
+        of = c.execute(sa.select(_H).where((_H.c.id == id) & _H.c.removed_at.is_(None))).mappings().first()
+    body = video_event({"id": new_id("evt"), "type": type, "created_at": time.time(), "data": {"id": "video_test"}})
+    return None if of is None else _delivery({"id": new_id("msg"), "body": json.dumps(body), "attempts": 1}, of)
 
 
 def delivered(store: Store, delivery: Delivery) -> None:

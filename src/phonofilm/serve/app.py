@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from phonofilm import __version__
-from phonofilm.serve import document, errors, metrics, veo, videos
+from phonofilm.serve import document, errors, hooks, metrics, veo, videos
 from phonofilm.serve.access import Behind, Gate
 from phonofilm.serve.config import Config
 from phonofilm.serve.late import Late, Make
@@ -40,6 +40,7 @@ def create_app(config: Config, hook: Hook | None = None) -> FastAPI:
     errors.install(app)
     app.include_router(videos.router)
     app.include_router(veo.router)
+    app.include_router(hooks.router)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> JSONResponse:

@@ -52,6 +52,10 @@ def add_commands(commands: Any, formatter: Formatter) -> None:
     serve.add_argument(
         "--fetch-from", action="append", default=[], metavar="HOST", help="a host from which images may be fetched"
     )
+    serve.add_argument(
+        "--webhook-to", action="append", default=[], metavar="HOST",
+        help="a host to which callers may have webhooks sent, * for any public one",
+    )  # fmt: skip
     serve.add_argument("--policy", metavar="WHAT", help="a file of words to refuse, or module:function")
     _working(serve)
     _shared(serve)
@@ -149,7 +153,7 @@ def _config(a: argparse.Namespace) -> Config:
     if hasattr(a, "host"):
         serving |= {
             "host": a.host, "port": a.port, "insecure": a.insecure, "hosts": tuple(a.allow_host),
-            "image_hosts": tuple(a.fetch_from),
+            "image_hosts": tuple(a.fetch_from), "webhook_hosts": tuple(a.webhook_to),
         }  # fmt: skip
     models = tuple(dict.fromkeys((a.model, "native")))
     return Config(

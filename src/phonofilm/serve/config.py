@@ -33,6 +33,7 @@ class Config:
     insecure: bool = False  # reachable from elsewhere without keys
     hosts: tuple[str, ...] = ()  # names under which the server may be called, besides the local ones
     image_hosts: tuple[str, ...] = ()  # from where images may be fetched by URL
+    webhook_hosts: tuple[str, ...] = ()  # to which those who call may have webhooks sent; "*": any public one
     upload_bytes: int = 64 << 20  # of one request
     keep_seconds: float = 7 * 86_400.0  # films
     upload: Limits = UPLOAD

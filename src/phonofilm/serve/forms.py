@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from phonofilm.errors import InputError
+from phonofilm.jobs.webhooks import TYPES
 
 NUMBER: Final = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"
 MAX_FIELDS: Final = 64
@@ -136,6 +137,17 @@ _WISH: Final[dict[str, Any]] = {
 _MEDIA: Final = ("input_reference", "last_reference", "audio_reference", "video_reference")
 _VIDEO: Final = {"anyOf": [{"type": "object", "properties": {"id": _TEXT}, "required": ["id"]}, _TEXT]}
 
+_ENDPOINT: Final[dict[str, Any]] = {
+    "name": {"type": "string", "minLength": 1, "maxLength": 100, "pattern": r"\S"},
+    "url": {
+        "type": "string",
+        "maxLength": 2000,
+        "pattern": "^https://",
+        "description": "https, of a host to which the operator lets webhooks be sent",
+    },
+    "event_types": {"type": "array", "items": {"enum": list(TYPES)}, "minItems": 1, "maxItems": len(TYPES)},
+}
+
 
 def _body(
     required: tuple[str, ...],
@@ -172,6 +184,10 @@ BODIES: Final = {
         {"video": _VIDEO},
     ),
     "remix": json_body(("prompt",), {"prompt": _PROMPT}),
+    "endpoint": json_body(("name", "url", "event_types"), _ENDPOINT),
+    "endpoint change": json_body((), {name: nullable(kind) for name, kind in _ENDPOINT.items()}),
+    "rotate": json_body((), {"keep_old_secret_active_for_24_hours": nullable({"type": "boolean"})}),
+    "test": json_body(("event_type",), {"event_type": {"enum": list(TYPES)}}),
     "order": json_body((), {"held": nullable({"type": "boolean"}), "priority": _WISH["priority"]}),
 }
 """`requestBody` of each call, for the OpenAPI document."""

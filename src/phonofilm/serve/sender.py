@@ -24,6 +24,7 @@ CALL_SECONDS: Final = 15.0  # for one attempt, name to answer
 FIRST_SECONDS: Final = 5.0  # before the second attempt; each next one waits three times as long
 LONGEST_SECONDS: Final = 6 * 3600.0
 JITTER: Final = 0.25  # of a wait, up or down
+FAULTS: Final = (OSError, ValueError, http.client.HTTPException)
 REST_SECONDS: Final = 60.0  # for which a receiver that fails again and again is left alone, at most
 
 
@@ -102,23 +103,28 @@ class Sender:
 def attempt(delivery: Delivery) -> tuple[str | None, float]:
     """Send a message once. (None, 0) if the receiver has it, else why not, and the seconds to the next attempt."""
     wait = pause(delivery.attempt)
-    parts = urlsplit(delivery.url)
     try:
-        webhooks.check_url(delivery.url, delivery.private)
-        with calling(parts, CALL_SECONDS, private=delivery.private) as connection:
-            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("POST", path, delivery.body.encode(), webhooks.headers(delivery))
-            answer = connection.getresponse()  # its body is of no interest, and redirects are not followed
-    except (OSError, ValueError, http.client.HTTPException) as error:
+        status, asked = call(delivery)
+    except FAULTS as error:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", wait
-    if 200 <= answer.status < 300:
+    if 200 <= status < 300:
         return None, 0.0
-    if answer.status == 410:
+    if status == 410:
         return "answers with 410: it wants no more of this", math.inf
-    asked = answer.headers.get("retry-after", "")
-    if answer.status in (429, 503) and asked.isascii() and asked.isdecimal() and len(asked) < 7:
+    if status in (429, 503) and asked.isascii() and asked.isdecimal() and len(asked) < 7:
         wait = max(wait, min(LONGEST_SECONDS, float(asked)))
-    return f"answers with {answer.status}", wait
+    return f"answers with {status}", wait
+
+
+def call(delivery: Delivery) -> tuple[int, str]:
+    """Post a message: the status that it is answered with, and what `retry-after` says. Raises one of FAULTS."""
+    parts = urlsplit(delivery.url)
+    webhooks.check_url(delivery.url, delivery.private)
+    with calling(parts, CALL_SECONDS, private=delivery.private) as connection:
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("POST", path, delivery.body.encode(), webhooks.headers(delivery))
+        answer = connection.getresponse()  # its body is of no interest, and redirects are not followed
+        return answer.status, answer.headers.get("retry-after", "")
 
 
 def pause(attempt: int) -> float:

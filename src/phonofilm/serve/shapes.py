@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, Field
 
 from phonofilm.jobs.job import Job
+from phonofilm.jobs.webhooks import Hook
 
 
 class VideoError(BaseModel):
@@ -80,6 +81,62 @@ class Character(BaseModel):
     object: Literal["character"] = "character"
     name: str
     created_at: int
+
+
+class Endpoint(BaseModel):
+    """A webhook, as OpenAI shows it."""
+
+    id: str
+    object: Literal["webhook_endpoint"] = "webhook_endpoint"
+    name: str
+    url: str
+    event_types: list[str]
+    created_at: int
+    updated_at: int
+    signing_secret_hint: str
+
+    @classmethod
+    def of(cls, hook: Hook, **more: Any) -> Self:
+        """A hook as it is shown. more: fields that it does not tell."""
+        told: dict[str, Any] = {
+            "id": hook.id, "name": hook.name, "url": hook.url, "event_types": list(hook.types),
+            "created_at": int(hook.created_at), "updated_at": int(hook.updated_at),
+            "signing_secret_hint": f"whsec_…{hook.hint}",
+        }  # fmt: skip
+        return cls(**told, **more)
+
+
+class EndpointWithSecret(Endpoint):
+    signing_secret: str = Field(description="shown here alone")
+
+
+class EndpointList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Endpoint]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class EndpointDeleted(BaseModel):
+    id: str
+    object: Literal["webhook_endpoint.deleted"] = "webhook_endpoint.deleted"
+    deleted: Literal[True] = True
+
+
+class EndpointTest(BaseModel):
+    """What a receiver answered to a message that tells of nothing."""
+
+    object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
+    webhook_endpoint_id: str
+    event_type: str
+    status_code: int
+    success: Literal[True] = True
+
+
+class EventTypes(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[str]
 
 
 class Model(BaseModel):
