@@ -112,15 +112,15 @@ class Ann:
         self.headers = {**bearer(text), "idempotency-key": "k"}
         self.ids = []
         for k in range(4):
-            made = api.post("/v1/videos", json={"prompt": f"a secret {k}"}, headers={**self.headers, **tag(k)})
+            made = api.post("/v1/videos", json={"prompt": f"a riddle {k}"}, headers={**self.headers, **tag(k)})
             self.ids.append(made.json()["id"])
         _, running, done, failed = self.ids
         api.begin(running)
-        api.film(done, b"secret film" * 100)
+        api.film(done, b"riddle film" * 100)
         api.service.store.cancel(failed)
-        character = {"name": "secret Ada", "video": {"id": done}}
+        character = {"name": "riddle Ada", "video": {"id": done}}
         self.ids.append(api.post("/v1/videos/characters", json=character, headers=self.headers).json()["id"])
-        hook = HOOK | {"name": "secret"}
+        hook = HOOK | {"name": "riddle"}
         self.ids.append(api.post("/v1/webhook_endpoints", json=hook, headers=self.headers).json()["id"])
 
 
@@ -178,8 +178,7 @@ def test_what_names_nothing_shows_nothing_of_anothers(api: Doors, ann: Ann, ben:
     for k in range(4):
         answer = call(api, route, path, body, "", {**ben, **tag(k)})
         assert answer.status_code in (200, 503)
-        told = answer.text.replace("signing_secret", "")  # his own
-        assert "secret" not in told and not any(id in told for id in ann.ids)
+        assert "riddle" not in answer.text and not any(id in answer.text for id in ann.ids)
 
 
 def test_the_owner_reaches_what_the_table_names(api: Doors, ann: Ann, monkeypatch: pytest.MonkeyPatch) -> None:
