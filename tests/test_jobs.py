@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from phonofilm.errors import InputError, PhonofilmError
-from phonofilm.jobs import schema
+from phonofilm.jobs import schema, webhooks
 from phonofilm.jobs.job import Job, JobError
 from phonofilm.jobs.retention import keep_upload, known_upload, tidy
 from phonofilm.jobs.scratch import Scratch
@@ -388,16 +388,28 @@ def test_what_killed_processes_left_is_cleared_away(tmp_path: Path) -> None:
     assert new.exists() and not old.exists()
 
 
-def test_a_database_of_an_older_version_gets_the_columns_that_are_new(tmp_path: Path) -> None:
-    url = schema.database_url(None, tmp_path)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_database_of_an_older_version_gets_what_is_new(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    place = None if kind == "sqlite" else request.getfixturevalue("postgres").database("older")
+    url = schema.database_url(place, tmp_path)
     with Store(url) as store:
         job = store.add(Request("a"))
         with store.engine.begin() as c:
             c.exec_driver_sql("DROP INDEX jobs_by_status")
             c.exec_driver_sql("ALTER TABLE jobs DROP COLUMN round")
             c.exec_driver_sql("ALTER TABLE jobs DROP COLUMN receipt")
+            c.exec_driver_sql("DROP TABLE deliveries")
+            c.exec_driver_sql("DROP TABLE hooks")
+            c.exec_driver_sql(
+                "CREATE TABLE hooks (id TEXT PRIMARY KEY, owner TEXT, url TEXT, secret TEXT, created_at FLOAT)"
+            )
+            c.exec_driver_sql("INSERT INTO hooks VALUES ('old', '*', 'https://example.org/', 'whsec_AAAA', 0)")
     with Store(url) as store:
         assert store.get(job.id) == job and order(store) == [job.id]
+        (hook,) = webhooks.every(store)
+        assert (hook.id, hook.kind, hook.private, hook.waiting) == ("old", "video", False, 0)
         again = store.add(Request("b"))
         assert order(store) == [job.id, again.id]
         assert "jobs_by_status" in {index["name"] for index in sa.inspect(store.engine).get_indexes("jobs")}
