@@ -187,10 +187,9 @@ _FAULTS = (_flip, _flip, _lie, _lie, _lie, _number, _cut, _drop, _double, _inser
 
 # --- made by hand ---------------------------------------------------------------------------------------------------
 def hostile(bait: Bait, made: dict[str, bytes]) -> dict[str, bytes]:
-    """Files that lie, unpack to too much, run, or refer to others, by what they are."""
+    """Files that unpack to too much, run, or refer to others, by what they are."""
     found = dict(_texts(bait))
     found |= _bombs()
-    found |= _lies(made)
     found |= {f"drefs {k}": data for k, data in enumerate(_references(bait, made["mov"]))}
     for (kind, data), (name, text) in itertools.product(
         ((k, made[k]) for k in ("mp4", "gif", "png", "jpeg", "wav", "mp3")), list(_texts(bait))[:12]
@@ -368,12 +367,14 @@ def corpus(bait: Bait, seed: int = 0) -> Iterator[tuple[str, bytes]]:
     """Files without end, each with a name that says what it is: valid ones, hostile ones, then mutations of both."""
     made = valid()
     yield from made.items()
-    bad = hostile(bait, made)
+    bad, lies = hostile(bait, made), _lies(made)
     draw = random.Random(seed)
-    names = list(bad)
-    draw.shuffle(names)
-    others, pool = [*made.values()], [(name, bad[name]) for name in names if len(bad[name]) < 1 << 16]
-    waiting = iter(names)
+    parts = list(bad), list(lies)
+    for part in parts:
+        draw.shuffle(part)
+    bad |= lies
+    others, pool = [*made.values()], [(name, bad[name]) for name in parts[0] if len(bad[name]) < 1 << 16]
+    waiting = itertools.chain(*parts)  # each third file, until all were there
     for number in itertools.count():
         if number % 3 == 0 and (name := next(waiting, None)) is not None:
             yield name, bad[name]
