@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import make_weights
 
-from phonofilm import media
+from phonofilm import Clip, media
 from phonofilm.cli import main
 
 
@@ -49,6 +50,7 @@ def test_generate_writes_film_sheet_and_receipt(
         ["generate", "a ball", "--seed", "-1"],
         ["generate", "a ball", "-o", "film.exe"],
         ["generate", "a ball", "--image", "missing.png"],
+        ["generate", "a ball", "--mask", "alone.png"],
         ["match", "a ball", "missing.mp4"],
     ],
 )
@@ -66,6 +68,21 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     told = capsys.readouterr().err.strip()
     assert told.startswith("phonofilm: ") and "\n" not in told and "Traceback" not in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mask_goes_with_its_clip(weights: str, tmp_path: Path) -> None:
+    media.write(Clip(np.full((32, 128, 128, 3), 90, np.uint8), 16.0), tmp_path / "clip.mp4")
+    mask = np.zeros((1, 64, 64, 3), np.uint8)
+    mask[:, :16, :16] = 255
+    media.write(Clip(mask, 16.0), tmp_path / "mask.png")
+    made = tmp_path / "made.mp4"
+    given = ["--video", str(tmp_path / "clip.mp4"), "--mask", str(tmp_path / "mask.png"), "--receipt"]
+    options = ["--weights", weights, "--seconds", "2", "--steps", "1", "--no-sign"]
+    assert main(["generate", "a ball", *given, *options, "-o", str(made)]) == 0
+    told = json.loads(made.with_suffix(".receipt.json").read_text())
+    assert [condition["role"] for condition in told["request"]["conditions"]] == ["video", "mask"]
+    frames = media.read(made).frames.astype(int)
+    assert np.abs(frames[:, 40:, 40:] - 90).max() < 24 < np.abs(frames[:, :32, :32] - 90).max()
 
 
 def test_hostile_media_are_refused(weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -295,6 +295,27 @@ def test_uploads_are_what_their_bytes_say(api: Doors) -> None:
     assert error(wrong)[2] == "audio_reference"
 
 
+def test_a_mask_comes_in_beside_its_film(api: Doors) -> None:
+    """It binds the rest of the picture wholly; alone, or with a film that goes on, it is refused."""
+    id = create(api, size="160x96", seconds=4)
+    api.film(id)
+    url = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+    film = {"prompt": "x", "video": json.dumps({"id": id})}
+    answers = [
+        api.post("/v1/videos/edits", json={"prompt": "x", "video": {"id": id}, "mask": {"image_url": url}}),
+        api.post("/v1/videos/edits", data=film, files={"mask": ("mask.png", png(), "image/png")}),
+    ]
+    for answer in answers:
+        job = api.service.store.get(answer.json()["id"])
+        assert job is not None and [(c.role, c.strength) for c in job.request.conditions] == [("video", 1), ("mask", 1)]
+    for door, body in (
+        ("", {"prompt": "x", "mask": url}), ("/edits", {"prompt": "x", "video": {"id": id}, "mask": "data:,x"}),
+        ("/edits", {"prompt": "x", "video": {"id": id}, "mask": 7}),
+        ("/extensions", {"prompt": "x", "video": {"id": id}, "mask": url}),
+    ):  # fmt: skip
+        assert error(api.post(f"/v1/videos{door}", json=body))[1:] == (INVALID, "mask", "invalid_value"), (door, body)
+
+
 def test_an_image_has_one_digest_in_every_form(api: Doors) -> None:
     url = f"data:image/png;base64,{base64.b64encode(png((1, 2, 3))).decode()}"
     jobs = [

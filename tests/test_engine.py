@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import make_weights
 
 from phonofilm import Audio, Clip, Condition, Request, latents, media
+from phonofilm.clip import to_native
 from phonofilm.diffusion.samplers import SAMPLERS
 from phonofilm.engines import CATALOGUE, Hooks, NativeEngine, join, load, native
 from phonofilm.engines.native import LONGEST
@@ -106,6 +108,64 @@ def test_strength_says_how_far_a_given_picture_binds(engine: NativeEngine, film:
     assert np.array_equal(made[1.0].frames, media.read(film).frames[:32])
     assert not np.array_equal(made[0.5].frames, plain.frames)
     assert not np.array_equal(made[0.5].frames, made[1.0].frames)
+
+
+def painted(path: Path, size: tuple[int, int], spot: tuple[int, int], kind: str = "luma") -> str:
+    """A mask with one small spot: white on black, or opaque in any colour on what is transparent."""
+    image = Image.new("RGB", size) if kind == "luma" else Image.new("RGBA", size)
+    image.putpixel(spot, (255, 255, 255) if kind == "luma" else (30, 0, 0, 200))
+    image.save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["luma", "alpha"])
+def test_a_mask_says_which_part_of_a_given_picture_is_made_anew(
+    engine: NativeEngine, film: Path, tmp_path: Path, kind: str
+) -> None:
+    """The token under the spot differs from the given one in every latent, all others are the given pixels."""
+    mask = painted(tmp_path / "mask.png", (300, 200), (50 + 110, 30), kind)  # of 200x200 in the middle: x 110, y 30
+    given = media.read(film).frames[:32]
+    conditions = (Condition("video", str(film)), Condition("mask", mask))
+    clip, again = ask(engine, conditions=conditions), ask(engine, conditions=conditions)
+    assert np.array_equal(clip.frames, again.frames) and clip.audio is not None and again.audio is not None
+    assert np.array_equal(clip.audio.samples, again.audio.samples)
+    anew = np.zeros((128, 128), bool)
+    anew[:32, 64:96] = True
+    assert np.array_equal(clip.frames[:, ~anew], given[:, ~anew])
+    assert all((clip.frames[t][anew] != given[t][anew]).any() for t in range(32))
+    other = ask(engine, conditions=conditions, seed=1)
+    assert np.array_equal(other.frames[:, ~anew], given[:, ~anew]) and not np.array_equal(other.frames, clip.frames)
+
+
+def test_a_mask_leaves_a_given_sound_and_knows_every_format(engine: NativeEngine, film: Path, tmp_path: Path) -> None:
+    mask = painted(tmp_path / "mask.png", (160, 96), (159, 95))
+    roles = {"video": str(film), "audio": str(film), "mask": mask}
+    conditions = tuple(Condition(role, path) for role, path in roles.items())  # type: ignore[arg-type]
+    clip = ask(engine, size="landscape", steps=1, conditions=conditions)
+    given = to_native(media.read(film), (160, 96))
+    assert clip.audio is not None and given.audio is not None
+    assert np.array_equal(clip.audio.samples, given.audio.samples[:, :32000])
+    changed = (clip.frames != given.frames[:32]).any((0, 3))
+    assert changed[64:, 128:].any() and not changed[:64].any() and not changed[:, :128].any()
+
+
+def test_masks_that_say_nothing_are_refused(engine: NativeEngine, film: Path, tmp_path: Path) -> None:
+    black = painted(tmp_path / "black.png", (128, 128), (0, 0), "alpha")
+    Image.new("L", (128, 128), 127).save(black)
+    beside = painted(tmp_path / "beside.png", (384, 128), (100, 60))  # in what is cropped off
+    (tmp_path / "torn.png").write_bytes(Path(beside).read_bytes()[:50])
+    video, going_on = Condition("video", str(film)), Condition("continue", str(film))
+    for path, told in (
+        (black, "covers nothing"), (beside, "covers nothing"), (str(tmp_path / "torn.png"), "cannot be decoded"),
+        (str(film), "is no picture"), (str(tmp_path), "a mask is one picture"), ("none.png", "no such file"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=told):
+            ask(engine, conditions=(video, Condition("mask", path)))
+    for more, told in (({"picture": True}, "a single picture"), ({"conditions": (going_on,)}, "cannot go on")):
+        given = (video, Condition("mask", beside), *more.pop("conditions", ()))  # type: ignore[misc]
+        for model in ("native", "fake"):
+            with pytest.raises(InputError, match=told):
+                load(model).generate(Request("a ball", model=model, conditions=given, **more))  # type: ignore[arg-type]
 
 
 def test_the_catalogue_tells_the_truth_about_the_engine(engine: NativeEngine) -> None:

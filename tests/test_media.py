@@ -13,10 +13,11 @@ import av
 import numpy as np
 import pytest
 from conftest import FPS, RATE, flash_clip, onsets
+from PIL import Image
 
 from phonofilm.clip import Audio, Clip
 from phonofilm.errors import InputError, MediaError, OutputError, PhonofilmError
-from phonofilm.media import Limits, Writer, read, read_audio, write
+from phonofilm.media import Limits, Writer, read, read_audio, read_mask, write
 
 FILMS = ["a.mp4", "a.mov", "a.webm", "a.mkv"]
 
@@ -245,14 +246,28 @@ def test_a_clock_that_leaps_does_not_fill_the_memory(tmp_path):
 
 
 def test_transparent_pictures_stand_on_white_and_exif_turns(tmp_path):
-    from PIL import Image
-
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.png")
     assert (read(tmp_path / "a.png", trusted=True).frames == 255).all()
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
     assert read(tmp_path / "a.jpg", trusted=True).frames.shape == (1, 40, 20, 3)
+
+
+def test_a_mask_is_what_is_opaque_or_else_bright(tmp_path):
+    shades = np.array([[0, 127, 128, 255]], np.uint8)
+    Image.fromarray(shades).save(tmp_path / "grey.png")
+    Image.fromarray(shades.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    opaque = Image.merge("RGBA", [Image.fromarray(shades)] * 3 + [Image.new("L", (4, 1), 255)])
+    opaque.save(tmp_path / "opaque.png")
+    Image.merge("RGBA", [Image.new("L", (4, 1))] * 3 + [Image.fromarray(shades)]).save(tmp_path / "layer.png")
+    for name in ("grey", "deep", "opaque", "layer"):
+        mask = read_mask(tmp_path / f"{name}.png", trusted=True)
+        assert mask.picture and mask.frames[0, 0, :, 0].tolist() == [0, 0, 255, 255], name
+        assert (mask.frames == mask.frames[..., :1]).all()
+    assert np.array_equal(read_mask(tmp_path / "layer.png").frames, mask.frames)  # in the sandbox
+    with pytest.raises(MediaError, match="allowed are 2"):
+        read_mask(tmp_path / "grey.png", limits=Limits(pixels=2), trusted=True)
 
 
 def test_the_writer_takes_frames_as_they_come(tmp_path, clip):

@@ -19,6 +19,14 @@ conditions = st.builds(
     st.sampled_from([{"path": "a b.mp4"}, {"digest": DIGEST}]),
     st.floats(0, 1),
 )
+
+
+def whole(given):
+    """A mask has its clip."""
+    roles = {condition.role: condition.strength for condition in given}
+    return "mask" not in roles or roles.get("video") == 1
+
+
 requests = st.builds(
     Request,
     prompt=text,
@@ -33,7 +41,7 @@ requests = st.builds(
     sampler=st.none() | st.just("heun"),
     best_of=st.integers(1, 64),
     match_guidance=st.floats(0, 100),
-    conditions=st.lists(conditions, max_size=3, unique_by=lambda c: c.role).map(tuple),
+    conditions=st.lists(conditions, max_size=3, unique_by=lambda c: c.role).filter(whole).map(tuple),
     adapters=st.lists(st.builds(Adapter, path=text, strength=st.floats(-2, 2)), max_size=2).map(tuple),
 )
 
@@ -74,7 +82,7 @@ def test_a_request_survives_json(request):
         ({"model": ""}, "model must be a short name"),
         ({"best_of": 65}, "best_of.*65"),
         ({"match_guidance": None}, "match_guidance must be a number"),
-        ({"conditions": [{"role": "middle", "path": "x"}]}, "first, last, continue, audio, video, got 'middle'"),
+        ({"conditions": [{"role": "middle", "path": "x"}]}, "first, last, continue, audio, video, mask, got 'middle'"),
         ({"conditions": [{"role": "first"}]}, "either a path or a digest"),
         ({"conditions": [{"role": "first", "path": "x", "digest": DIGEST}]}, "either a path or a digest"),
         ({"conditions": [{"role": "first", "digest": "sha256:xyz"}]}, "64 hex digits"),
@@ -82,6 +90,11 @@ def test_a_request_survives_json(request):
         ({"conditions": [{"path": "x"}]}, "lacks the field 'role'"),
         ({"conditions": {"role": "first"}}, "conditions must be a list"),
         ({"conditions": [{"role": "first", "path": "x"}] * 2}, "at most one condition of each role"),
+        ({"conditions": [{"role": "mask", "path": "x"}]}, "mask needs a clip beside it.*'video' of strength 1"),
+        (
+            {"conditions": [{"role": "mask", "path": "x"}, {"role": "video", "path": "y", "strength": 0.5}]},
+            "mask needs a clip beside it",
+        ),
         ({"adapters": [{"file": "x"}]}, "unknown field 'file'; allowed are path, digest, strength"),
         ({"promt": "x"}, "unknown field 'promt'; allowed are prompt"),
     ],

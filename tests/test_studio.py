@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from serving import HOST, Doors, bearer, doors, free_port, running
 
+from phonofilm.clip import Clip
+from phonofilm.errors import InputError
 from phonofilm.jobs import keys
 from phonofilm.jobs.schema import database_url
+from phonofilm.jobs.storage import upload_name
 from phonofilm.jobs.store import Limits, Store
+from phonofilm.media import read_mask, write
 from phonofilm.provenance import verify
 from phonofilm.serve.access import COOKIE, Caller
 from phonofilm.studio.actions import Actions
@@ -153,6 +158,67 @@ def test_a_film_is_made_watched_extended_cancelled_and_remembered(browser: Any, 
     assert not [url for url in it.asked if not url.startswith((origin, "data:", "blob:"))]
 
 
+def test_a_part_of_a_clip_is_painted_by_hand_and_by_keys(browser: Any, tmp_path: Path) -> None:
+    frames = np.zeros((32, 96, 160, 3), np.uint8)
+    frames[:, :, :80] = (180, 60, 40)
+    write(Clip(frames, 16.0), tmp_path / "clip.mp4")
+    it = Visit(browser, tmp_path, has_touch=True)
+    page = it.page
+    page.set_viewport_size({"width": 390, "height": 844})
+
+    def asked() -> dict[str, str | None]:
+        with Store(database_url(None, tmp_path / "data")) as store:
+            return {c.role: c.digest for c in store.jobs_of("local", limit=1)[0].request.conditions}
+
+    def mask() -> np.ndarray:
+        name = upload_name("local", str(asked()["mask"]))
+        return read_mask(tmp_path / "data" / "files" / name).frames[0, :, :, 0] == 255
+
+    with running(tmp_path) as origin:
+        page.goto(origin)
+        page.set_input_files('[data-place="media"] input', tmp_path / "clip.mp4")
+        it.sees('[data-place="media"].full')
+        page.click('text="Paint a part to be made anew"')
+        it.sees(".paint dialog[open]")
+        box = page.locator(".easel canvas >> nth=1").bounding_box()
+        assert box["width"] <= 390 and abs(box["width"] / box["height"] - 160 / 96) < 0.02
+        shown = it.tell("[...document.querySelector('.easel canvas').getContext('2d').getImageData(9, 9, 1, 1).data]")
+        assert np.abs(np.array(shown[:3]) - (180, 60, 40)).max() < 24  # the first frame
+        y = box["y"] + box["height"] / 2
+        page.mouse.move(box["x"] + box["width"] * 0.1, y)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.4, y, steps=4)
+        page.mouse.up()
+        it.sees('#paint-now:has-text("Painted")')
+        it.picture("paint")
+        page.click('.paint >> text="Use it"')
+        it.sees('.paint [role="status"]:has-text("of the picture painted")')
+        it.make("the left half burns")
+        found = mask()
+        assert found[:, : int(found.shape[1] * 0.5)].any() and not found[:, int(found.shape[1] * 0.6) :].any()
+
+        page.focus('.paint [data-do="open"]')
+        page.keyboard.press("Enter")
+        it.sees(".paint dialog[open]")
+        page.click('.paint >> text="Clear"')
+        page.focus(".easel canvas >> nth=1")
+        for key in (*["ArrowRight"] * 20, "Space"):
+            page.keyboard.press(key)
+        it.sees('#paint-now:has-text("100 % from the left")')
+        page.focus('.paint [data-do="use"]')
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".paint dialog[open]", state="detached")
+        it.make("the right edge burns")
+        found = mask()
+        assert found[:, -1].any() and not found[:, : found.shape[1] // 2].any()
+
+        page.select_option(".use select", "its sound")
+        assert page.is_hidden(".paint .act >> nth=0")
+        it.make("it sounds")
+        assert set(asked()) == {"audio"}
+    assert not it.problems
+
+
 # --- who gets in, and at what ---
 @pytest.fixture(scope="module")
 def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
@@ -255,7 +321,14 @@ def test_media_come_in_as_at_the_api(public: Doors, visitor: str) -> None:
 
     told = give("first", png()).json()
     assert told["kind"] == "image" and told["digest"].startswith("sha256:")
-    for place, content in (("media", png()), ("first", b"no picture"), ("first", b""), ("elsewhere", png())):
+    assert give("mask", png()).json()["kind"] == "image"
+    for place, content in (
+        ("media", png()),
+        ("mask", b"no picture"),
+        ("first", b"no picture"),
+        ("first", b""),
+        ("elsewhere", png()),
+    ):
         assert give(place, content).json()["error"]["code"] == "invalid_value"
 
 
@@ -291,6 +364,23 @@ def test_one_sees_ones_own_and_reaches_nothing_else(actions: Actions) -> None:
     with pytest.raises(Exception, match="first must be image"):
         actions.make(BEN, FORM, json.dumps({"first": digest}), "")
     assert actions.make(ANN, FORM, json.dumps({"first": digest}), "").request.conditions[0].digest == digest
+
+
+def test_what_was_painted_is_the_mask_of_the_clip(actions: Actions, tmp_path: Path) -> None:
+    write(Clip(np.zeros((32, 96, 160, 3), np.uint8), 16.0), tmp_path / "clip.mp4")
+    clip = actions.it.uploads.take((tmp_path / "clip.mp4").read_bytes(), "ann", ("video",), "media")
+    painted = actions.it.uploads.take(png(), "ann", ("image",), "mask")
+    given = {"media": clip, "use": "its picture", "mask": painted}
+    job = actions.make(ANN, FORM, json.dumps(given), "")
+    assert [(c.role, c.digest) for c in job.request.conditions] == [("video", clip), ("mask", painted)]
+    for wrong, told in (
+        ({**given, "mask": clip}, "mask must be image"), ({"mask": painted}, "mask needs a clip"),
+        ({**given, "use": "its end, to go on from"}, "mask needs a clip"), ({**given, "mask": "x"}, "mask must be"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=told):
+            actions.make(ANN, FORM, json.dumps(wrong), "")
+    with pytest.raises(InputError, match="must be"):
+        actions.make(BEN, FORM, json.dumps(given), "")
 
 
 def test_a_queue_is_paused_reordered_and_emptied(actions: Actions) -> None:

@@ -127,6 +127,7 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--continue", dest="continue_", metavar="FILE", help="a film to go on with; the result holds both")
     p.add_argument("--audio", metavar="FILE", help="a soundtrack to make the picture for")
     p.add_argument("--video", metavar="FILE", help="a picture track to make the sound for")
+    p.add_argument("--mask", metavar="FILE", help="with --video: a picture, white where the film is to be made anew")
     p.add_argument(
         "--sheet", action="store_true", help="also write a contact sheet: frames over waveform and spectrogram"
     )
@@ -139,7 +140,10 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
 
 
 def _request(a: argparse.Namespace) -> Request:
-    given = {"first": a.image, "last": a.last_image, "continue": a.continue_, "audio": a.audio, "video": a.video}
+    given = {
+        "first": a.image, "last": a.last_image, "continue": a.continue_, "audio": a.audio, "video": a.video,
+        "mask": a.mask,
+    }  # fmt: skip
     conditions = tuple(Condition(role=role, path=path) for role, path in given.items() if path)  # type: ignore[arg-type]
     return Request(
         a.prompt, negative_prompt=a.negative, seconds=a.seconds, size=a.size, picture=a.picture, seed=a.seed,

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Self, get_args
 from phonofilm.clip import FORMATS
 from phonofilm.errors import InputError
 
-Role = Literal["first", "last", "continue", "audio", "video"]
+Role = Literal["first", "last", "continue", "audio", "video", "mask"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 MAX_PROMPT: Final = 2000  # characters
 MIN_SECONDS: Final = 0.25
@@ -30,8 +30,9 @@ class Condition:
     """Media that are given: by `path`, or by `digest` ("sha256:…") where they were uploaded; never as arrays.
 
     role: "first" or "last" (an image), "continue" (a clip that goes on), "audio" (a soundtrack), "video" (a picture
-    track to be given sound; with strength below 1, to be changed).
-    strength: 0..1, how far the media bind; 1 takes them as they are.
+    track to be given sound; with strength below 1, to be changed), "mask" (a picture that tells which part of "video"
+    is made anew: where it is opaque or, if all of it is, bright; the rest stays exactly).
+    strength: 0..1, how far the media bind; 1 takes them as they are. Of a mask: how far its part is made anew.
     """
 
     role: Role
@@ -111,6 +112,8 @@ class Request:
         for role in roles:
             if roles.count(role) > 1:
                 raise InputError(f"at most one condition of each role is allowed, got {roles.count(role)} of {role!r}")
+        if "mask" in roles and not any(item.role == "video" and item.strength == 1 for item in self.conditions):
+            raise InputError("mask needs a clip beside it, whose other parts stay: a condition 'video' of strength 1")
 
     @property
     def pixels(self) -> tuple[int, int]:

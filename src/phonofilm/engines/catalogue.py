@@ -11,7 +11,7 @@ from phonofilm.errors import InputError
 
 NATIVE: Final = Capabilities(
     name="native",
-    conditions=("first", "last", "continue", "audio", "video"),
+    conditions=("first", "last", "continue", "audio", "video", "mask"),
     seconds=(2.0, 4.0),
     seconds_step=0.25,
     sizes=tuple(FORMATS.values()),

@@ -51,9 +51,17 @@ class Capabilities:
             )
         if request.sampler is not None and request.sampler not in self.samplers:
             raise InputError(f"sampler must be one of {', '.join(self.samplers)}, got {request.sampler!r}")
-        for condition in request.conditions:
-            if condition.role not in self.conditions:
-                raise InputError(f"{self.name} takes {', '.join(self.conditions)}; it cannot take {condition.role!r}")
+        roles = [condition.role for condition in request.conditions]
+        for role in roles:
+            if role not in self.conditions:
+                raise InputError(f"{self.name} takes {', '.join(self.conditions)}; it cannot take {role!r}")
+        if "mask" in roles and request.picture:
+            raise InputError("mask changes a part of a film, a single picture cannot have one", "mask")
+        if "mask" in roles and "continue" in roles:
+            raise InputError(
+                f"mask changes a part of one clip of up to {high:g} seconds, which cannot go on from another one at "
+                "once: continue what comes of it afterwards", "mask",
+            )  # fmt: skip
         if request.adapters:
             raise InputError(f"{self.name} takes no adapters")
 

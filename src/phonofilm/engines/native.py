@@ -30,9 +30,10 @@ from phonofilm.diffusion.schedule import SHIFT, shifted_times
 from phonofilm.energy import Meter, Receipt
 from phonofilm.engines.catalogue import CATALOGUE
 from phonofilm.engines.engine import Capabilities, Chunk, Hooks, Progress, join
+from phonofilm.engines.masks import composed, free_tokens
 from phonofilm.errors import Cancelled, InputError
 from phonofilm.latents import Geometry, Latents
-from phonofilm.media import read, read_audio
+from phonofilm.media import read, read_audio, read_mask
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig
 from phonofilm.request import Request
 from phonofilm.text.encoder import TextEncoder, TextEncoderConfig
@@ -162,7 +163,7 @@ class NativeEngine:
         return Chunk(frames, samples, NATIVE_FPS, NATIVE_RATE, receipt)
 
     def _read_conditions(self, request: Request) -> dict[str, Clip]:
-        """The given media, made native: size, rate, mono 16 kHz."""
+        """The given media, made native: size, rate, mono 16 kHz. A mask keeps its size."""
         given: dict[str, Clip] = {}
         for condition in request.conditions:
             if condition.path is None:
@@ -174,6 +175,8 @@ class NativeEngine:
                 sound = read_audio(condition.path)
                 blank = np.zeros((latents.frames_from_seconds(request.seconds), size[1], size[0], 3), np.uint8)
                 clip = to_native(Clip(blank, NATIVE_FPS, sound), size)
+            elif condition.role == "mask":
+                clip = read_mask(condition.path)
             else:
                 clip = to_native(read(condition.path), size)
             if condition.role in ("first", "last"):
@@ -220,6 +223,9 @@ class NativeEngine:
                     raise InputError("the file given as sound has no sound")
                 tokens = latents.patchify(z) if role == "video" else _sound_tokens(a)  # type: ignore[arg-type]
                 self._lay(strip, span, tokens, free.get(role, 0.0))
+        if "mask" in given:
+            anew = torch.from_numpy(free_tokens(given["mask"], width, height)).to(self.device)
+            mask[:, g.video][:, anew.flatten().repeat(count)] = 1 - free.get("mask", 0.0)
         return strip, context
 
     def _empty(self, geometry: Geometry) -> Latents:
@@ -343,6 +349,7 @@ class NativeEngine:
         first = latents.frames_from_latents(keep_from)
         shown = _exactly(given["video"], count).frames if "video" in bound else None
         heard = _exactly(given["audio"], count).audio if "audio" in bound else None
+        anew = free_tokens(given["mask"], *request.pixels) if "mask" in given else None
         at = 0
         for piece in self.codec.decode_stream(video_z, audio_z):
             assert piece.audio is not None
@@ -353,7 +360,7 @@ class NativeEngine:
                 continue
             skip = max(0, first - start)
             if shown is not None:
-                frames = shown[start:end]
+                frames = shown[start:end] if anew is None else composed(shown[start:end], frames, anew)
             if heard is not None:
                 samples = heard.samples[:, latents.samples_from_frames(start) : latents.samples_from_frames(end)]
             yield frames[skip:], samples[:, latents.samples_from_frames(skip) :]

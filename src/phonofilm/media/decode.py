@@ -22,6 +22,7 @@ from phonofilm.media.formats import CODECS, IMAGES, SOUND_FILE, SOUND_ONLY, Limi
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from PIL.Image import Image as Picture
 
 _MAX_BAD_PACKETS: Final = 10
 
@@ -31,7 +32,8 @@ class Job:
     """What to decode.
 
     size: None (as it is), (width, height), or "native" (the native format of the nearest shape).
-    seconds: stop there, None for all. picture, sound: which of the two.
+    seconds: stop there, None for all. picture, sound: which of the two. mask: what is read is one picture, of which
+    only white and black are left, see `_painted`.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Job:
     seconds: float | None = None
     picture: bool = True
     sound: bool = True
+    mask: bool = False
 
 
 @dataclass
@@ -64,6 +67,8 @@ def decode(job: Job, picture: Callable[[Frames], object], sound: Callable[[Sampl
     """
     path = Path(job.path)
     taker = _Taker(job, picture, sound)
+    if job.mask and path.is_dir():
+        raise MediaError(f"{path}: is a folder, a mask is one picture")
     if path.is_dir() or not path.exists():
         _decode_sequence(path, taker)
         return taker.report
@@ -73,8 +78,10 @@ def decode(job: Job, picture: Callable[[Frames], object], sound: Callable[[Sampl
     if kind in IMAGES:
         if not job.picture:
             raise MediaError(f"{path}: is a picture, it has no sound")
-        taker.picture(_open_image(path, kind, job.limits)[0], 0.0)
+        taker.picture(_open_image(path, kind, job.limits, job.mask)[0], 0.0)
         taker.report.end = 0.0
+    elif job.mask:
+        raise MediaError(f"{path}: is no picture, and a mask is one (PNG, JPEG, WebP)")
     elif kind in SOUND_ONLY and job.picture:
         raise MediaError(f"{path}: holds sound alone, a clip needs a picture")
     else:
@@ -268,8 +275,11 @@ def _to_rgb(frame: VideoFrame, shape: Fraction, taker: _Taker) -> Frames:
 # --- pictures and sequences -----------------------------------------------------------------------------------------
 
 
-def _open_image(path: Path, kind: str, limits: Limits) -> tuple[Frames, float | None]:
-    """The picture (H, W, 3), upright, on white where it is transparent; and its "fps" text, if it has one."""
+def _open_image(path: Path, kind: str, limits: Limits, mask: bool = False) -> tuple[Frames, float | None]:
+    """The picture (H, W, 3), upright, on white where it is transparent; and its "fps" text, if it has one.
+
+    mask: white where it is painted, else black.
+    """
     from PIL import Image, ImageOps
 
     try:
@@ -282,7 +292,9 @@ def _open_image(path: Path, kind: str, limits: Limits) -> tuple[Frames, float | 
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode.startswith("I"):  # 16 bits a pixel
                     upright = Image.fromarray((np.asarray(upright, np.float64) / 257).clip(0, 255).astype(np.uint8))
-                if upright.has_transparency_data:
+                if mask:
+                    upright = _painted(upright)
+                elif upright.has_transparency_data:
                     whole = upright.convert("RGBA")
                     upright = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
                 array = np.array(upright.convert("RGB"))
@@ -295,6 +307,13 @@ def _open_image(path: Path, kind: str, limits: Limits) -> tuple[Frames, float | 
     except ValueError:
         fps = None
     return array, fps if fps and 0 < fps <= 1000 else None
+
+
+def _painted(image: Picture) -> Picture:
+    """White where a picture is opaque or, if all of it is, bright, from 50 % on; else black."""
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    shade = image.convert("L") if alpha is None or alpha.getextrema()[0] == 255 else alpha
+    return shade.point(lambda value: 255 if value >= 128 else 0)
 
 
 def _decode_sequence(path: Path, taker: _Taker) -> None:

@@ -57,6 +57,15 @@ def read_audio(
     return audio
 
 
+def read_mask(path: str | Path, *, limits: Limits | None = None, trusted: bool = False) -> Clip:
+    """A picture that is a mask, as one frame: white where it is opaque or, if all of it is, bright; else black.
+
+    The border is 50 % of opacity or luma. Arguments and errors as in `read`.
+    """
+    _, frames, _ = _decode(Job(str(path), limits or Limits(), sound=False, mask=True), trusted)
+    return Clip(frames, 16.0)
+
+
 def _decode(job: Job, trusted: bool) -> tuple[Report, Frames, Samples]:
     if not trusted:
         return decode_apart(job)

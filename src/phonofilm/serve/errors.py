@@ -136,7 +136,7 @@ def _routes(of: Iterable[BaseRoute]) -> Iterator[Route]:
 _FIELDS: Final = (
     "prompt", "negative_prompt", "model", "seconds", "size", "seed", "steps", "guidance", "sampler", "best_of",
     "match_guidance", "priority", "held", "name", "consent", "video", "input_reference", "last_reference",
-    "audio_reference", "video_reference", "url", "event_types", "event_type",
+    "audio_reference", "video_reference", "mask", "url", "event_types", "event_type",
 )  # fmt: skip
 
 

@@ -134,7 +134,7 @@ _WISH: Final[dict[str, Any]] = {
     "sampler": nullable(_TEXT),
     "priority": numeric("integer", minimum=-10, maximum=10),
 }
-_MEDIA: Final = ("input_reference", "last_reference", "audio_reference", "video_reference")
+_MEDIA: Final = ("input_reference", "last_reference", "audio_reference", "video_reference", "mask")
 _VIDEO: Final = {"anyOf": [{"type": "object", "properties": {"id": _TEXT}, "required": ["id"]}, _TEXT]}
 
 _ENDPOINT: Final[dict[str, Any]] = {
@@ -177,7 +177,8 @@ def json_body(required: tuple[str, ...], properties: Mapping[str, Any]) -> dict[
 
 BODIES: Final = {
     "create": _body(("prompt",), _WISH, dict.fromkeys(_MEDIA, _REFERENCE)),
-    "change": _body(("prompt", "video"), _WISH, {"video": _VIDEO}),
+    "edit": _body(("prompt", "video"), _WISH, {"video": _VIDEO, "mask": _REFERENCE}),
+    "extension": _body(("prompt", "video"), _WISH, {"video": _VIDEO}),
     "character": _body(
         ("name", "video"),
         {"name": {"type": "string", "minLength": 1, "pattern": r"\S"}, "consent": nullable(_TEXT)},

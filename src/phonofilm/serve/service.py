@@ -103,16 +103,24 @@ class Service:
         source: Job | None,
         who: Caller,
         idempotency: str | None = None,
+        *,
+        mask: str | None = None,
     ) -> Job:
-        """Edit or extend an upload, which may be the film of a job. Raises as `wish` and `add`."""
+        """Edit or extend an upload, which may be the film of a job. Raises as `wish` and `add`.
+
+        mask: the digest of a picture that tells what alone is edited.
+        """
         edit = kind == "edit"
-        condition = Condition("video" if edit else "continue", digest=digest, strength=EDIT_STRENGTH if edit else 1.0)
+        strength = EDIT_STRENGTH if edit and mask is None else 1.0
+        conditions = [Condition("video" if edit else "continue", digest=digest, strength=strength)]
+        if mask is not None:
+            conditions.append(Condition("mask", digest=mask))
         like: dict[str, Any] = {}
         if source is not None:
             like = {"size": source.request.size, "model": source.request.model}
             if edit:
                 like["seconds"] = source.request.seconds
-        wish = self.wish({**like, **given}, (condition,))
+        wish = self.wish({**like, **given}, tuple(conditions))
         priority, origin = whole(given, "priority") or 0, source.id if source else None
         return self.add(wish, who, kind=kind, source=origin, priority=priority, idempotency=idempotency)
 

@@ -45,6 +45,7 @@ _MEDIA: Final[dict[str, tuple[Role, tuple[Any, ...]]]] = {
     "last_reference": ("last", ("image",)),
     "audio_reference": ("audio", ("audio", "video")),
     "video_reference": ("video", ("video",)),
+    "mask": ("mask", ("image",)),
 }
 """Fields that carry media: the condition that they become, and the kinds that they may be. The first is OpenAI's."""
 
@@ -111,13 +112,16 @@ def list_videos(
     return VideoList.of(jobs, limit)
 
 
-@router.post("/v1/videos/edits", openapi_extra=BODIES["change"], responses=errors(404, 409, 507))
+@router.post("/v1/videos/edits", openapi_extra=BODIES["edit"], responses=errors(404, 409, 507))
 async def edit_video(request: Request, who: Who, given: Given, idempotency: Idempotency = None) -> Video:
-    """A film with the motion of a given one, and another prompt; its sound is made anew."""
+    """A film with the motion of a given one, and another prompt; its sound is made anew.
+
+    With a `mask`, a picture, only what is white or opaque in it is made anew; the rest of the picture stays exactly.
+    """
     return Video.of(await run_in_threadpool(_change, service(request), who, given, "edit", idempotency))
 
 
-@router.post("/v1/videos/extensions", openapi_extra=BODIES["change"], responses=errors(404, 409, 507))
+@router.post("/v1/videos/extensions", openapi_extra=BODIES["extension"], responses=errors(404, 409, 507))
 async def extend_video(request: Request, who: Who, given: Given, idempotency: Idempotency = None) -> Video:
     """A given film that goes on, by `seconds`."""
     return Video.of(await run_in_threadpool(_change, service(request), who, given, "extension", idempotency))
@@ -126,8 +130,12 @@ async def extend_video(request: Request, who: Who, given: Given, idempotency: Id
 def _change(
     it: Service, who: Caller, given: Mapping[str, Any], kind: Literal["edit", "extension"], idempotency: str | None
 ) -> Job:
+    masked = given.get("mask") not in (None, "")
+    if masked and kind == "extension":
+        raise InputError("mask belongs to a film that is edited, not to one that goes on")
     digest, source = _source(it, who, given)
-    return it.change(kind, given, digest, source, who, idempotency)
+    mask = _take(it, who, given["mask"], ("image",), "mask") if masked else None
+    return it.change(kind, given, digest, source, who, idempotency, mask=mask)
 
 
 def _source(it: Service, who: Caller, given: Mapping[str, Any]) -> tuple[str, Job | None]:

@@ -25,8 +25,12 @@ from phonofilm.text.words import known_words, unknown_words
 PAGE: Final = 12  # films of the history that are shown at first, and added by "more"
 MOST: Final = 50  # films of the queue that are shown
 BUSY_SECONDS, IDLE_SECONDS = 0.7, 6.0  # between looks at the jobs
-MEDIA: Final[dict[str, tuple[Kind, ...]]] = {"first": ("image",), "last": ("image",), "media": ("audio", "video")}
+MEDIA: Final[dict[str, tuple[Kind, ...]]] = {
+    "first": ("image",), "last": ("image",), "media": ("audio", "video"), "mask": ("image",),
+}  # fmt: skip
 """Places where media are put in, and the kinds that each takes."""
+IMAGES: Final[dict[str, Role]] = {"first": "first", "last": "last", "mask": "mask"}
+"""The conditions that images become, by place."""
 USES: Final[dict[str, tuple[Role, tuple[Kind, ...]]]] = {
     "its sound": ("audio", ("audio", "video")), "its picture": ("video", ("video",)),
     "its end, to go on from": ("continue", ("video",)),
@@ -105,9 +109,8 @@ class Actions:
             if not digest:
                 continue
             kind = known_upload(self.it.store, who.owner, str(digest))
-            role: Role = "first" if place == "first" else "last"
-            if place == "media":
-                role, kinds = USES.get(str(given.get("use")), USES["its sound"])
+            use = USES.get(str(given.get("use")), USES["its sound"])
+            role, kinds = use if place == "media" else (IMAGES[place], kinds)
             if kind not in kinds:
                 raise InputError(f"{place} must be {' or '.join(kinds)}, got {kind or 'nothing that is kept here'}")
             found.append(Condition(role, digest=str(digest)))

@@ -29,6 +29,20 @@ ACTS: Final = """element.addEventListener('click', e => {
   if (b && (!b.dataset.sure || confirm(b.dataset.sure))) trigger('act', {act: b.dataset.act, id: b.dataset.id || ''});
 })"""
 """Makes buttons in HTML call us: data-act, data-id, and a question to be asked before, data-sure."""
+PAINT: Final = """<div class="paint" hidden><p class="row"><button type="button" class="act" data-do="open">Paint a part
+to be made anew</button><span class="facts" role="status">All of the picture stays</span></p>
+<dialog aria-labelledby="paint-what"><p id="paint-what"><b>What is to be made anew?</b></p>
+<p class="note" id="paint-how">Paint with finger, pen or mouse on the first frame; or move the brush with the arrow keys
+and press the space bar. It holds for the whole film, in squares of 32 of its pixels; all else stays.</p>
+<div class="easel"><canvas aria-hidden="true"></canvas><canvas tabindex="0" role="application" autofocus
+aria-label="First frame of the clip, to paint on" aria-describedby="paint-how paint-now"></canvas><i></i></div>
+<p class="row"><label>Brush <input type="range" min="16" max="160" value="64" step="8"></label>
+<button type="button" class="act" data-do="erase" aria-pressed="false">Erase</button>
+<button type="button" class="act" data-do="clear">Clear</button></p>
+<p class="facts" id="paint-now" role="status"></p>
+<p class="row"><button type="button" class="act" data-do="use">Use it</button>
+<button type="button" class="act" data-do="cancel">Cancel</button></p></dialog></div>"""
+"""Where the mask of a clip is painted: `studio.easel` makes it work."""
 
 
 def build(actions: Actions) -> "gradio.Blocks":
@@ -217,8 +231,9 @@ def _media(roles: tuple[str, ...]) -> str:
         for place, name, accept in places
     )
     options = "".join(f"<option>{name}</option>" for name in uses)
+    paint = PAINT if {"video", "mask"} <= set(roles) else ""
     return (
         f'<fieldset><legend>Begin from something</legend><div class="tiles">{tiles}</div>'
-        f'<label class="use" hidden>Take <select>{options}</select></label>'
+        f'<label class="use" hidden>Take <select>{options}</select></label>{paint}'
         '<p class="note warn" role="alert"></p></fieldset>'
     )

@@ -66,28 +66,37 @@ window.studio = {
   media(element, props, watch) {
     const value = () => JSON.parse(props.value || "{}"), error = element.querySelector("[role=alert]");
     const use = element.querySelector(".use"), choice = use.querySelector("select");
-    const set = (change) => { props.value = JSON.stringify({ ...value(), use: choice.value, ...change }); };
+    const say = (problem) => { error.textContent = problem ? problem.message : ""; };
+    const send = async (place, file) => {
+      const answer = await fetch(`/studio/media?place=${place}`, { method: "POST", body: file });
+      const told = await answer.json();
+      if (!answer.ok) throw new Error(told.error.message);
+      return told;
+    };
+    const easel = this.easel(element.querySelector(".paint"), send, say, () => set({}));
+    const set = (change) => {
+      const mask = easel.offer(!use.hidden && choice.value === "its picture");
+      props.value = JSON.stringify({ ...value(), use: choice.value, ...change, mask });
+    };
     choice.addEventListener("change", () => set({}));
     element.querySelectorAll(".tile").forEach((tile) => {
       const place = tile.dataset.place, input = tile.querySelector("input"), label = tile.querySelector("label");
       const text = tile.querySelector("span"), name = text.textContent, remove = tile.querySelector("button");
       const clear = () => {
         input.value = ""; text.textContent = name; label.style.backgroundImage = ""; tile.classList.remove("full"); remove.hidden = true;
-        if (place === "media") use.hidden = true;
+        if (place === "media") { use.hidden = true; easel.begin(null); }
         set({ [place]: undefined });
       };
       const take = async (file) => {
         if (!file) return;
-        error.textContent = ""; text.textContent = "…";
+        say(null); text.textContent = "…";
         try {
-          const answer = await fetch(`/studio/media?place=${place}`, { method: "POST", body: file });
-          const told = await answer.json();
-          if (!answer.ok) throw new Error(told.error.message);
+          const told = await send(place, file);
           text.textContent = file.name; tile.classList.add("full"); remove.hidden = false;
           if (told.kind === "image") label.style.backgroundImage = `url("${URL.createObjectURL(file)}")`;
-          if (place === "media") { use.hidden = told.kind === "audio"; choice.selectedIndex = told.kind === "audio" ? 0 : Math.min(1, choice.length - 1); }
+          if (place === "media") { easel.begin(file); use.hidden = told.kind === "audio"; choice.selectedIndex = told.kind === "audio" ? 0 : Math.min(1, choice.length - 1); }
           set({ [place]: told.digest });
-        } catch (problem) { clear(); error.textContent = problem.message; }
+        } catch (problem) { clear(); say(problem); }
       };
       input.addEventListener("change", () => take(input.files[0]));
       remove.addEventListener("click", clear);
@@ -96,6 +105,97 @@ window.studio = {
         if (event === "drop") take(e.dataTransfer.files[0]);
       });
     });
+  },
+
+  // --- the part of a clip that is made anew: painted on its first frame, kept as a picture like all that is given ---
+  easel(element, send, say, changed) {
+    if (!element) return { begin() {}, offer() {} };
+    const dialog = element.querySelector("dialog"), [frame, board] = dialog.querySelectorAll("canvas"), ring = dialog.querySelector("i");
+    const brush = dialog.querySelector("input"), now = dialog.querySelector("[role=status]"), state = element.querySelector("[role=status]");
+    const button = (name) => element.querySelector(`[data-do=${name}]`), pen = board.getContext("2d", { willReadFrequently: true });
+    let clip = null, ready = null, digest, before = null, at = [0, 0];
+
+    const share = () => {
+      const pixels = pen.getImageData(0, 0, board.width, board.height).data;
+      let count = 0;
+      for (let k = 3; k < pixels.length; k += 4) count += pixels[k] >= 128;
+      return (100 * count) / (board.width * board.height);
+    };
+    const percent = (x) => `${x && x < 1 ? "less than 1" : Math.round(x)} %`;
+    const tell = () => { now.textContent = `Brush at ${percent((100 * at[0]) / board.width)} from the left, ${percent((100 * at[1]) / board.height)} from the top. Painted: ${percent(share())}`; };
+    const place = () => {
+      const scale = board.clientWidth / board.width, wide = brush.value * scale;
+      Object.assign(ring.style, { width: `${wide}px`, height: `${wide}px`, left: `${board.offsetLeft + at[0] * scale - wide / 2}px`, top: `${board.offsetTop + at[1] * scale - wide / 2}px` });
+    };
+    const stroke = (from, to) => {
+      pen.globalCompositeOperation = button("erase").ariaPressed === "true" ? "destination-out" : "source-over";
+      Object.assign(pen, { lineWidth: brush.value, lineCap: "round", strokeStyle: "#f0b25c" });
+      pen.beginPath(); pen.moveTo(...from); pen.lineTo(to[0] + 0.01, to[1]); pen.stroke();
+    };
+    const follow = (e) => {
+      const box = board.getBoundingClientRect();
+      at = [((e.clientX - box.left) * board.width) / box.width, ((e.clientY - box.top) * board.height) / box.height];
+      place();
+    };
+    board.addEventListener("pointerdown", (e) => { board.setPointerCapture(e.pointerId); follow(e); stroke(at, at); });
+    board.addEventListener("pointermove", (e) => { const from = at; follow(e); if (e.buttons) stroke(from, at); });
+    board.addEventListener("pointerup", tell);
+    board.addEventListener("keydown", (e) => {
+      const step = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[e.key], far = e.shiftKey ? 8 : 32;
+      if (!step && e.key !== " " && e.key !== "Enter") return;
+      e.preventDefault();
+      if (step) at = [Math.min(board.width, Math.max(0, at[0] + far * step[0])), Math.min(board.height, Math.max(0, at[1] + far * step[1]))];
+      else stroke(at, at);
+      place(); tell();
+    });
+    brush.addEventListener("input", place);
+
+    const show = async () => {
+      if (!ready) {
+        const image = await this.firstFrame(clip), scale = 512 / Math.max(image.width, image.height);
+        for (const canvas of [frame, board]) { canvas.width = Math.max(1, Math.round(image.width * scale)); canvas.height = Math.max(1, Math.round(image.height * scale)); }
+        frame.getContext("2d").drawImage(image, 0, 0, frame.width, frame.height);
+        ready = true; at = [board.width / 2, board.height / 2];
+      }
+      before = pen.getImageData(0, 0, board.width, board.height);
+      dialog.showModal(); place(); tell();
+    };
+    const use = async () => {
+      const part = share(), mine = clip;
+      if (part) {
+        const told = await send("mask", await new Promise((done) => board.toBlob(done, "image/png")));
+        if (mine !== clip) return;
+        digest = told.digest;
+      } else digest = undefined;
+      state.textContent = part ? `${percent(part)} of the picture painted` : "All of the picture stays";
+      before = null; dialog.close(); changed();
+    };
+    const failing = (act) => async () => { say(null); try { await act(); } catch (problem) { before = null; dialog.close(); say(problem); } };
+    button("open").addEventListener("click", failing(show));
+    button("use").addEventListener("click", failing(use));
+    button("cancel").addEventListener("click", () => dialog.close());
+    button("clear").addEventListener("click", () => { pen.clearRect(0, 0, board.width, board.height); tell(); });
+    button("erase").addEventListener("click", (e) => { e.target.ariaPressed = e.target.ariaPressed !== "true"; });
+    dialog.addEventListener("close", () => before && pen.putImageData(before, 0, 0));
+    return {
+      begin(file) { clip = file; ready = digest = undefined; state.textContent = "All of the picture stays"; },
+      offer(there) { element.hidden = !there; return there ? digest : undefined; },
+    };
+  },
+
+  async firstFrame(file) {
+    const url = URL.createObjectURL(file), video = document.createElement("video");
+    try {
+      Object.assign(video, { muted: true, playsInline: true, preload: "auto", src: url });
+      await new Promise((good, bad) => {
+        video.addEventListener("loadeddata", good); video.addEventListener("error", bad); setTimeout(bad, 15000);
+        video.load();
+      });
+      return await createImageBitmap(video);
+    } catch {
+      try { return await createImageBitmap(file); } // a GIF
+      catch { throw new Error("This browser cannot show the clip, so that nothing can be painted on it"); }
+    } finally { URL.revokeObjectURL(url); }
   },
 
   // one stop of the Tab key for all examples; arrows move between them
