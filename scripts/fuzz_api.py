@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import schemathesis
 import sqlalchemy as sa
@@ -49,10 +50,9 @@ def fuzz(folder: Path, cases: int, seed: int = 0, examples: int = EXAMPLES, *, s
     folder: for the server's database and files. examples: random cases of each operation in a round.
     """
     config = Config(folder=folder, model="fake", models=("fake", "native"), hosts=("testserver",), webhook_hosts=("*",))
-    sender.call = lambda _: (204, "")  # nobody is called from here
-    app = create_app(config)
     report = Report()
-    with _worker(app.state.service):
+    app = create_app(config)
+    with patch.object(sender, "call", lambda _: (204, "")), _worker(app.state.service):  # nobody is called from here
         for number in range(MOST_ROUNDS):
             settings = {
                 "seed": seed + number,

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from python_multipart.exceptions import MultipartParseError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -32,6 +32,8 @@ async def fields(request: Request) -> AsyncIterator[dict[str, Any]]:
         await request.close()
 
 
+After = Annotated[str | None, Query(max_length=64, pattern="^[A-Za-z0-9_-]*$")]  # the id that a page begins behind
+Limit = Annotated[int, Query(ge=1, le=100)]  # of a page
 Given = Annotated[dict[str, Any], Depends(fields)]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from phonofilm.errors import InputError
@@ -16,7 +16,7 @@ from phonofilm.jobs.webhooks import Hook
 from phonofilm.serve import sender
 from phonofilm.serve.access import Caller, Who
 from phonofilm.serve.errors import ApiError, not_found
-from phonofilm.serve.forms import BODIES, Given, text
+from phonofilm.serve.forms import BODIES, After, Given, Limit, text
 from phonofilm.serve.service import ID, Service
 from phonofilm.serve.shapes import (
     ERRORS,
@@ -64,8 +64,8 @@ def _create(it: Service, who: Caller, given: Mapping[str, Any]) -> EndpointWithS
 def list_endpoints(
     request: Request,
     who: Who,
-    after: Annotated[str | None, Query(max_length=64, pattern="^[A-Za-z0-9_-]*$")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: After = None,
+    limit: Limit = 20,
 ) -> EndpointList:
     """The caller's webhooks, the oldest first."""
     every = webhooks.every(service(request).store, who.owner)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -22,7 +22,7 @@ from phonofilm.request import Condition, Role
 from phonofilm.serve import content
 from phonofilm.serve.access import Caller, Who
 from phonofilm.serve.errors import ApiError, not_found
-from phonofilm.serve.forms import BODIES, Given, text, whole
+from phonofilm.serve.forms import BODIES, After, Given, Limit, text, whole
 from phonofilm.serve.service import ID, Service
 from phonofilm.serve.shapes import ERRORS, Character, Deleted, Model, ModelList, Video, VideoList, errors
 
@@ -103,8 +103,8 @@ def _take(it: Service, who: Caller, value: Any, kinds: tuple[Any, ...], name: st
 def list_videos(
     request: Request,
     who: Who,
-    after: Annotated[str | None, Query(max_length=64, pattern="^[A-Za-z0-9_-]*$")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: After = None,
+    limit: Limit = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> VideoList:
     """The caller's films, page by page."""
