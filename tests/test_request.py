@@ -79,7 +79,7 @@ def test_a_request_survives_json(request):
         ({"steps": 0}, "steps must be a whole number 1..1000, got 0"),
         ({"guidance": -1}, "guidance must be 0..100, got -1"),
         ({"sampler": "no such; name"}, "sampler must be a short name"),
-        ({"model": ""}, "model must be a short name"),
+        ({"model": ""}, "model must be a name, ORG/NAME or a folder"),
         ({"best_of": 65}, "best_of.*65"),
         ({"match_guidance": None}, "match_guidance must be a number"),
         ({"conditions": [{"role": "middle", "path": "x"}]}, "first, last, continue, audio, video, mask, got 'middle'"),

@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     match.add_argument("clip", type=Path, help="a film file")
     match.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
     match.set_defaults(run=_match)
+    _add_models(commands.add_parser("models", help="open models: which there are, what they need, and fetching one"))
     _add_verify(commands.add_parser("verify", help="is a file signed, altered or unsigned, and by whom"))
     _add_train(
         commands.add_parser("train", help="train the codec, the text model or the denoiser", formatter_class=_Help)
@@ -112,7 +113,9 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("prompt", help='what is to be seen and heard, such as "a red ball bounces on a wooden floor"')
     p.add_argument("-o", "--output", type=Path, default=Path("film.mp4"), metavar="FILE",
                    help=f"the file to write; its ending chooses the format ({', '.join(SUFFIXES)})")  # fmt: skip
-    p.add_argument("--seconds", type=float, default=3.0, help="length, 2 to 4 in steps of 0.25")
+    p.add_argument("--model", default="native", metavar="NAME",
+                   help="native, or an open model: ORG/NAME or a folder (see phonofilm models)")  # fmt: skip
+    p.add_argument("--seconds", type=float, default=3.0, help="length; of the native model 2 to 4 in steps of 0.25")
     p.add_argument("--size", default="square", help="square, portrait, landscape, or WIDTHxHEIGHT")
     p.add_argument("--seed", type=int, default=0, help="the same seed makes the same film")
     p.add_argument("--steps", type=int, help="denoising steps; more is slower")
@@ -135,6 +138,10 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--label", action="store_true", help="draw a small visible label on every frame")
     p.add_argument("--no-sign", action="store_true", help="do not sign the film (see phonofilm verify)")
     p.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
+    p.add_argument("--fps", type=float, help="frames a second, where the model has a choice")
+    p.add_argument("--device", choices=("cpu", "cuda"), help="where an open model runs, if not on the best there is")
+    p.add_argument("--precision", choices=("fp32", "bf16", "int8"), help="of an open model, instead of the plan's")
+    p.add_argument("--offload", choices=("none", "model", "group"), help="parts of an open model that take turns")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no notes")
     p.set_defaults(run=_generate)
 
@@ -146,9 +153,9 @@ def _request(a: argparse.Namespace) -> Request:
     }  # fmt: skip
     conditions = tuple(Condition(role=role, path=path) for role, path in given.items() if path)  # type: ignore[arg-type]
     return Request(
-        a.prompt, negative_prompt=a.negative, seconds=a.seconds, size=a.size, picture=a.picture, seed=a.seed,
-        steps=a.steps, guidance=a.guidance, sampler=a.sampler, best_of=a.best_of, match_guidance=a.match_guidance,
-        conditions=conditions,
+        a.prompt, negative_prompt=a.negative, model=a.model, fps=a.fps, seconds=a.seconds, size=a.size,
+        picture=a.picture, seed=a.seed, steps=a.steps, guidance=a.guidance, sampler=a.sampler, best_of=a.best_of,
+        match_guidance=a.match_guidance, conditions=conditions,
     )  # fmt: skip
 
 
@@ -158,19 +165,20 @@ def _generate(a: argparse.Namespace) -> int:
         raise InputError(f"cannot write {a.output.name!r}: its ending must be one of {', '.join(SUFFIXES)}")
     if not a.output.parent.exists():
         a.output.parent.mkdir(parents=True)
-    from phonofilm.engines import Chunk, Hooks, NativeEngine, join
+    from phonofilm.engines import Chunk, Hooks, join, load
     from phonofilm.export import export, statement
     from phonofilm.files import replacing
     from phonofilm.media import contact_sheet
     from phonofilm.provenance import Identity, sign
 
+    engine = load(a.model, a.weights, device=a.device, precision=a.precision, offload=a.offload)
     identity = None if a.no_sign else Identity.default()
     bar = _Bar(a.quiet)
     hooks = Hooks(progress=lambda p: bar.show(p.stage, p.done, p.total))
     made: list[Chunk] = []
 
     def chunks() -> Iterator[Chunk]:
-        for chunk in NativeEngine(a.weights).generate(request, hooks):
+        for chunk in engine.generate(request, hooks):
             made.append(chunk)
             yield chunk
 
@@ -252,6 +260,41 @@ def _match(a: argparse.Namespace) -> int:
     from phonofilm.media import read
 
     print(f"{NativeEngine(a.weights).match(a.prompt, read(a.clip)):.3f}")
+    return 0
+
+
+def _add_models(p: argparse.ArgumentParser) -> None:
+    p.description = "Open models that `phonofilm generate --model` takes, beside any other video model of diffusers."
+    p.set_defaults(run=_models)
+    actions = p.add_subparsers(title="actions", metavar="")
+    pull = actions.add_parser("pull", help="fetch one; goes on where it was cut off")
+    pull.add_argument("name", help="ORG/NAME")
+    pull.set_defaults(run=_pull)
+    show = actions.add_parser("show", help="what a model that is here can do, and how it would run")
+    show.add_argument("name", help="ORG/NAME or a folder")
+    show.set_defaults(run=_show)
+
+
+def _models(_: argparse.Namespace) -> int:
+    from phonofilm.engines.open.listing import table
+
+    print(table())
+    return 0
+
+
+def _pull(a: argparse.Namespace) -> int:
+    from phonofilm.engines.open.listing import describe
+    from phonofilm.engines.open.source import pull
+
+    print(describe(pull(a.name, lambda line: print(line, file=sys.stderr))))
+    return 0
+
+
+def _show(a: argparse.Namespace) -> int:
+    from phonofilm.engines.open.listing import describe
+    from phonofilm.engines.open.source import find
+
+    print(describe(find(a.name)))
     return 0
 
 

@@ -90,7 +90,7 @@ class Request:
     def __post_init__(self) -> None:
         _text("prompt", self.prompt, 1)
         _text("negative_prompt", self.negative_prompt, 0)
-        _name("model", self.model)
+        _model(self.model)
         _number("seconds", self.seconds, MIN_SECONDS, MAX_SECONDS)
         pixels(self.size)
         if not isinstance(self.picture, bool):
@@ -183,6 +183,12 @@ def _text(name: str, value: object, least: int) -> None:
 def _name(name: str, value: object) -> None:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}", value):
         raise InputError(f"{name} must be a short name of letters, digits and . _ / -, got {_short(value)}")
+
+
+def _model(value: object) -> None:
+    """An engine's name, ORG/NAME, or a folder."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9~./\\][^\x00-\x1f\x7f]{0,254}", value):
+        raise InputError(f"model must be a name, ORG/NAME or a folder, got {_short(value)}")
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE
 from phonofilm.engines.engine import Capabilities, Engine
@@ -24,16 +24,36 @@ CATALOGUE: Final = {"native": NATIVE, "fake": Capabilities(**{**vars(NATIVE), "n
 """What each engine can do. "fake" makes plain moving colours at once: to try a server, and to test one."""
 
 
+def is_open(name: str) -> bool:
+    """Whether a name is that of an open model: a folder, or ORG/NAME."""
+    return name not in CATALOGUE and ("/" in name or Path(name).is_dir())
+
+
 def capabilities(name: str) -> Capabilities:
     """Raises InputError that names the engines there are."""
+    if is_open(name):
+        from phonofilm.engines.open import OpenEngine
+
+        return OpenEngine(name).capabilities
     if name not in CATALOGUE:
-        raise InputError(f"model must be one of {', '.join(CATALOGUE)}, got {name!r}")
+        raise InputError(
+            f"model must be one of {', '.join(CATALOGUE)}, a folder or ORG/NAME of an open model, got {name!r}", "model"
+        )
     return CATALOGUE[name]
 
 
-def load(name: str, weights: Path | None = None) -> Engine:
-    """An engine by name; `weights` for another folder than the shipped one. Raises InputError for an unknown name."""
+def load(name: str, weights: Path | None = None, **options: Any) -> Engine:
+    """An engine by name; `weights` for another folder than the shipped one. Raises InputError for an unknown name.
+
+    options: of an open model, see `OpenEngine`.
+    """
+    if is_open(name):
+        from phonofilm.engines.open import OpenEngine
+
+        return OpenEngine(name, **options)
     capabilities(name)
+    if given := [option for option, value in options.items() if value is not None]:
+        raise InputError(f"{given[0]} is a choice for open models, {name} has none", given[0])
     if name == "fake":
         from phonofilm.engines.fake import FakeEngine
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from phonofilm.clip import Audio, Clip
+from phonofilm.clip import FORMATS, Audio, Clip
 from phonofilm.energy import Receipt
 from phonofilm.errors import InputError
 from phonofilm.request import Request
@@ -27,6 +27,14 @@ class Capabilities:
     sample_rate: int  # Hz; 0 = silent
     steps: tuple[int, int] = (1, 100)
     samplers: tuple[str, ...] = ()
+    multiple: int = 0  # where any size will do, its sides are multiples of this
+    formats: Mapping[str, tuple[int, int]] = field(default_factory=lambda: FORMATS)  # sizes by name
+    any_fps: bool = False  # whether other rates can be asked for
+    own: bool = True  # our model, whose matcher can choose and guide
+
+    def pixels(self, request: Request) -> tuple[int, int]:
+        """(width, height) of what is asked for."""
+        return self.formats.get(request.size, request.pixels)
 
     def check(self, request: Request) -> None:
         """Raise InputError that names what is not possible and what is."""
@@ -36,25 +44,37 @@ class Capabilities:
                 raise InputError(
                     f"{self.name} makes clips of {low:g} to {high:g} seconds, got {request.seconds:g}", "seconds"
                 )
-            if abs(request.seconds / self.seconds_step - round(request.seconds / self.seconds_step)) > 1e-6:
+            step = self.seconds_step
+            if step and abs(request.seconds / step - round(request.seconds / step)) > 1e-6:
                 raise InputError(
                     f"{self.name} makes lengths in steps of {self.seconds_step:g} s, got {request.seconds:g}", "seconds"
                 )
-        if request.pixels not in self.sizes:
+        if self.multiple:
+            if any(side % self.multiple for side in self.pixels(request)):
+                raise InputError(
+                    f"{self.name} makes pictures whose sides are multiples of {self.multiple}, got {request.size!r}",
+                    "size",
+                )
+        elif self.pixels(request) not in self.sizes:
             allowed = ", ".join(f"{w}x{h}" for w, h in self.sizes)
             raise InputError(f"{self.name} makes pictures of {allowed} pixels, got {request.size!r}", "size")
-        if request.fps is not None and request.fps != self.fps:
+        if request.fps is not None and request.fps != self.fps and not self.any_fps:
             raise InputError(f"{self.name} makes {self.fps:g} frames a second, got {request.fps:g}", "fps")
         if request.steps is not None and not self.steps[0] <= request.steps <= self.steps[1]:
             raise InputError(
                 f"{self.name} takes {self.steps[0]} to {self.steps[1]} steps, got {request.steps}", "steps"
             )
         if request.sampler is not None and request.sampler not in self.samplers:
-            raise InputError(f"sampler must be one of {', '.join(self.samplers)}, got {request.sampler!r}")
+            allowed = f"must be one of {', '.join(self.samplers)}" if self.samplers else f"is {self.name}'s own choice"
+            raise InputError(f"sampler {allowed}, got {request.sampler!r}", "sampler")
+        if not self.own and (request.best_of > 1 or request.match_guidance):
+            name = "best_of" if request.best_of > 1 else "match_guidance"
+            raise InputError(f"{name} needs the native model, whose matcher judges; {self.name} has none", name)
         roles = [condition.role for condition in request.conditions]
         for role in roles:
             if role not in self.conditions:
-                raise InputError(f"{self.name} takes {', '.join(self.conditions)}; it cannot take {role!r}")
+                able = ", ".join(self.conditions) or "no conditions"
+                raise InputError(f"{self.name} takes {able}; it cannot take {role!r}", role)
         if "mask" in roles and request.picture:
             raise InputError("mask changes a part of a film, a single picture cannot have one", "mask")
         if "mask" in roles and "continue" in roles:

@@ -1,0 +1,103 @@
+"""Loading: a checkpoint becomes a pipeline of diffusers as the plan has it. The only place that imports diffusers."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any, Final
+
+from phonofilm.engines.open.families import Family
+from phonofilm.engines.open.plan import QUANTISED, Plan
+from phonofilm.engines.open.source import INSTALL, Source
+from phonofilm.errors import CheckpointError, InputError
+
+log = logging.getLogger(__name__)
+
+EXACT: Final = ("vae", "audio_vae", "vocoder", "video_vae", "sound_tokenizer")  # stay float32 on a CPU
+
+
+def load_pipeline(source: Source, name: str, plan: Plan, family: Family, other: Any = None) -> Any:
+    """A pipeline of class `name`, in evaluation mode. other: one of the same group, whose parts are taken over.
+
+    Raises CheckpointError with one line when the files and the class do not fit each other.
+    """
+    source.parts  # noqa: B018 (looks through it first)
+    from phonofilm.engines.open.engine import first_line, pipeline_class
+
+    cls = pipeline_class(name)
+    if other is not None and not family.modular:
+        return cls.from_pipe(other)
+    try:
+        pipe = _load(source, cls, plan, family)
+    except ImportError as error:
+        raise InputError(f"{name} needs more packages ({error}): {INSTALL}", "model") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise CheckpointError(f"{source.folder}: cannot be loaded as {name}: {first_line(error)}") from error
+    _check(source, pipe)
+    return _place(pipe, plan)
+
+
+def _load(source: Source, cls: Any, plan: Plan, family: Family) -> Any:
+    import torch
+
+    low = torch.float32 if plan.precision == "fp32" else torch.bfloat16
+    types: dict[str, torch.dtype] = {"default": low}
+    if plan.device == "cpu" and family.mixed:  # convolutions in float32 are as fast there, and exact
+        types |= {part.name: torch.float32 for part in source.parts if part.name in EXACT}
+    options: dict[str, Any] = {"local_files_only": True}
+    if plan.precision == "int8":
+        options["quantization_config"] = _quantisation(source)
+    if family.modular:
+        logging.getLogger("diffusers.modular_pipelines").setLevel(logging.CRITICAL)  # tracebacks of what is raised
+        pipe = cls.from_pretrained(str(source.folder), local_files_only=True)
+        pipe.load_components(dtype=types, **options)
+        lacking = [
+            part.name for part in source.parts if part.name in pipe.components and pipe.components[part.name] is None
+        ]
+        if lacking:
+            raise ValueError(f"{lacking[0]} cannot be loaded")
+        return pipe
+    return cls.from_pretrained(str(source.folder), dtype=types, use_safetensors=True, **options)
+
+
+def _check(source: Source, pipe: Any) -> None:
+    """Weights that the files do not have would stay without values, silently."""
+    for part, module in pipe.components.items():
+        parameters = module.named_parameters() if hasattr(module, "named_parameters") else ()
+        if missing := next((name for name, value in parameters if value.is_meta), None):
+            raise CheckpointError(f"{source.folder / part}: has no weights for {missing}: its config.json is of others")
+
+
+def _quantisation(source: Source) -> Any:
+    """Weights as int8 where the parameters are, by torchao."""
+    diffusers, transformers, quantization = (
+        importlib.import_module(name) for name in ("diffusers", "transformers", "torchao.quantization")
+    )
+    mapping: dict[str, Any] = {}
+    for part in source.parts:
+        if part.name.startswith(QUANTISED):
+            ours = source.index[part.name][0] == "diffusers"
+            mapping[part.name] = (diffusers if ours else transformers).TorchAoConfig(
+                quantization.Int8WeightOnlyConfig()
+            )
+    return diffusers.PipelineQuantizationConfig(quant_mapping=mapping)
+
+
+def _place(pipe: Any, plan: Plan) -> Any:
+    """On its device, with what is to be offloaded and tiled."""
+    if plan.offload == "model":
+        pipe.enable_model_cpu_offload()
+    elif plan.offload == "group":
+        import torch
+
+        pipe.enable_group_offload(onload_device=torch.device(plan.device), offload_type="leaf_level", use_stream=True)
+    elif plan.device != "cpu":
+        pipe.to(plan.device)
+    if plan.tiled:
+        for name in ("vae", "video_vae"):
+            part = getattr(pipe, name, None)
+            if part is not None and hasattr(part, "enable_tiling"):
+                part.enable_tiling()
+    return pipe
