@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_open import CALLS, TINY
 
 from phonofilm import media
@@ -27,7 +28,7 @@ from phonofilm.engines.open.fill import FILLS
 from phonofilm.engines.open.plan import GIB, Machine, available, choose
 from phonofilm.engines.open.source import Source, find
 from phonofilm.errors import Cancelled, CheckpointError, InputError, PhonofilmError
-from phonofilm.request import Condition, Request
+from phonofilm.request import Adapter, Condition, Request
 
 pytestmark = [  # what the libraries say of each other
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -349,6 +350,59 @@ def test_a_model_of_no_known_family_works_by_inspection(checkpoint: Checkpoint, 
     maker.family = family
     clip, _ = join(maker.generate(wish("wan")))
     assert clip.frames.shape[1:3] == wish("wan").pixels[::-1]
+
+
+def make_lora(folder: Path, to: Path) -> Path:
+    """A LoRA on the attention of a Wan transformer."""
+    from diffusers import DiffusionPipeline
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    pipe = DiffusionPipeline.from_pretrained(str(folder))
+    pipe.transformer.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = get_peft_model_state_dict(pipe.transformer)
+    type(pipe).save_lora_weights(str(to), transformer_lora_layers={k: 4 * v for k, v in layers.items()})
+    return next(to.glob("*.safetensors"))
+
+
+def test_a_lora_changes_the_film_and_comes_off_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    lora = make_lora(checkpoint("wan"), tmp_path / "lora")
+    maker = engine(checkpoint("wan"))
+
+    def film_with(*adapters: Adapter) -> Any:
+        return picture_of(maker.raw(wish("wan", adapters=adapters)))
+
+    plain, full = film_with(), film_with(Adapter(str(lora)))
+    assert not np.array_equal(plain, full)
+    half = film_with(Adapter(str(lora), strength=0.5))
+    assert not np.array_equal(half, full) and not np.array_equal(half, plain)
+    assert np.allclose(film_with(Adapter(str(lora), strength=0.0)), plain, atol=1e-6)
+    assert np.array_equal(film_with(), plain)
+    out = tmp_path / "film.mp4"
+    command = ["generate", "a ball", "--model", str(checkpoint("wan")), "--size", "32x32", "--seconds", "0.3"]
+    assert main([*command, "--steps", "2", "--no-sign", "-o", str(out), "--lora", f"{lora}:0.8"]) == 0 and out.exists()
+
+
+def test_a_wrong_lora_is_one_line(checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lora = make_lora(checkpoint("wan"), tmp_path / "lora")
+    pickle, cut = tmp_path / "lora.bin", tmp_path / "cut.safetensors"
+    pickle.write_bytes(lora.read_bytes())
+    cut.write_bytes(lora.read_bytes()[:-50])
+    other = tmp_path / "other.safetensors"
+    save_file({"some.layer.weight": torch.zeros(3)}, other)
+    narrow = tmp_path / "narrow.safetensors"
+    save_file({k: v[:, :5].contiguous() if "lora_A" in k else v for k, v in load_file(lora).items()}, narrow)
+    folder = str(checkpoint("wan"))
+    capsys.readouterr()
+    for path, said in (
+        (tmp_path / "none.safetensors", "there is no such LoRA"), (pickle, "only safetensors"), (cut, "cut off"),
+        (other, "is no LoRA for"), (narrow, "is no LoRA for"),
+    ):  # fmt: skip
+        size = ["--size", "32x32", "--seconds", "0.3", "--steps", "1", "-o", str(tmp_path / "x.mp4")]
+        assert main(["generate", "a ball", "--model", folder, *size, "--lora", str(path)]) == 2
+        told = capsys.readouterr().err.strip().splitlines()
+        assert len(told) == 1 and said in told[0], told
+    with pytest.raises(InputError, match="native takes no adapters"):
+        load("native").generate(Request("a ball", adapters=(Adapter(str(lora)),)))
 
 
 class Hub:

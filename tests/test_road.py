@@ -54,6 +54,8 @@ def test_filming_goes_on_where_it_stopped_and_batches_depend_on_the_step_alone(t
     batch = next(stream)
     assert batch["captions"] == later["captions"]
     assert torch.equal(batch["video_z"], later["video_z"])
+    heard = Footage(caches, 4, boards=1e-9, sounds=1.0).at(0)
+    assert "video_z" not in heard and len(heard["audio_z"]) == len(heard["board"]) == 4 * len(one.at(0)["captions"])
 
 
 def test_a_folder_of_clips_is_learnt_from_and_what_is_broken_is_skipped(tmp_path: Path) -> None:

@@ -16,11 +16,25 @@ from phonofilm.diffusion.euler import Euler
 from phonofilm.diffusion.noise import strip_noise
 from phonofilm.diffusion.schedule import uniform_times
 from phonofilm.latents import BOARD_CHANNELS, FPS, Geometry, Latents, with_board, without_board
+from phonofilm.playhouse.casting import draw_scene
 from phonofilm.playhouse.playhouse import film
 from phonofilm.playhouse.scene import COLOURS, KINDS, Actor, Scene
 from phonofilm.playhouse.stage import perform
 from phonofilm.playhouse.storyboard import storyboard
-from phonofilm.storyboard import OF_ACTOR, OF_SCENE, ON, SLOTS, SPLAT, channels, hold, splat
+from phonofilm.storyboard import (
+    OF_ACTOR,
+    OF_SCENE,
+    ON,
+    SLOTS,
+    SPLAT,
+    channels,
+    from_tokens,
+    hold,
+    outline,
+    splat,
+    steady,
+    to_tokens,
+)
 
 BALL = Actor("ball", "behind", "red", direction="left", speed="fast", material="rubber")
 DRUM = Actor("drum", "strike", "blue", count=3)
@@ -48,7 +62,7 @@ def test_actors_stand_where_they_are_filmed(size: str, camera: str) -> None:
     take = film(scenes, FORMATS[size])
     width, height = FORMATS[size]
     for play, (sight,) in zip(take.performances, take.sights, strict=True):
-        board = storyboard(play, FORMATS[size])
+        board = from_tokens(to_tokens(storyboard(play, FORMATS[size])))
         place = np.stack([frames_of(board, "x") * 32 + width / 2, frames_of(board, "y") * 32 + height / 2], 1)
         np.testing.assert_allclose(place, sight.centre, atol=0.01)
         np.testing.assert_allclose(board[:, channels("radius", 0)].repeat(1, 4).flatten() * 32, sight.radius, rtol=0.01)
@@ -65,7 +79,7 @@ def test_who_is_behind_the_wall_is_not_seen() -> None:
     seen = frames_of(board, "seen")
     assert (seen[visible == 0] < 0.1).all() and (seen[visible > 0.97] > 0.95).all()
     assert (visible == 0).sum() >= 3 and abs(seen - visible).mean() < 0.06
-    rows = splat(board[None], 4, 4)[0, 0, ..., -3]  # the wall: in the middle, up from the lower edge
+    rows = splat(to_tokens(board)[None], 4, 4)[0, 0, ..., 6 * 4 + 24]  # the wall: in the middle, up from the lower edge
     assert rows[7, 4] > 0.7 and rows[0].max() < 0.1 and rows[:, [0, 7]].max() < 0.1
 
 
@@ -85,25 +99,63 @@ def test_hits_tell_their_instants_exactly() -> None:
 def test_a_still_picture_holds_one_frame() -> None:
     board = storyboard(perform(Scene((CAR,), camera="pan", seconds=2.0)))[None]
     for frame in (0, -1):
-        token = hold(board, frame)
+        token = from_tokens(hold(to_tokens(board), frame))
         assert token.shape == (1, 1, 128)
         expected = frames_of(board[0], "x")[frame]
         assert frames_of(token[0], "x") == pytest.approx([expected] * 4)
     assert torch.equal(hold(board, 0)[..., channels("kind", 0)], board[:, :1, channels("kind", 0)])
 
 
+def test_what_moves_evenly_stands_in_few_numbers() -> None:
+    """Four frames stand as their cosine transform; of a car at even speed little is left behind the slope."""
+    board = to_tokens(storyboard(perform(Scene((CAR,), seconds=3.0, seed=2))))
+    coefficients = board[2:6, channels("x", 0)].abs()
+    assert (
+        coefficients[:, 0].gt(1).any()
+        and coefficients[:, 1].gt(0.2).all()
+        and coefficients[:, 2].max() < 1e-5
+        and coefficients[:, 3].max() < 0.3
+    )
+    torch.testing.assert_close(to_tokens(from_tokens(board)), board, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nobody_changes_in_a_true_storyboard_and_none_in_a_steady_one(seed: int) -> None:
+    scene = draw_scene(seed, "train", seconds=3.0)
+    board = to_tokens(storyboard(perform(scene)))
+    torch.testing.assert_close(steady(board), board, rtol=1e-4, atol=1e-4)
+    shaken = steady(board + 0.3 * torch.randn(board.shape, generator=torch.Generator().manual_seed(seed)))
+    who = from_tokens(shaken)[:, channels("kind", 0)]
+    assert (who.std(0) < 1e-5).all() and int(who[0].argmax()) == KINDS.index(scene.actors[0].kind)
+    torch.testing.assert_close(steady(shaken), shaken, rtol=1e-4, atol=1e-4)
+
+
+def test_the_places_of_the_set_move_with_the_camera() -> None:
+    board = torch.zeros(1, 2, 128)
+    board[0, 1, channels("pan")] = 0.5  # a latent's width to the right
+    still, panned = splat(to_tokens(board), 4, 4)[0, ..., -12:]
+    torch.testing.assert_close(panned[:, :-1], still[:, 1:])
+    assert (panned - still)[..., :6].abs().max() > 0.2
+
+
 def test_what_is_drawn_is_near_the_actor_and_nowhere_else() -> None:
     board = torch.zeros(1, 1, 128)
-    assert not splat(board, 4, 4).any()
+    assert not splat(board, 4, 4)[..., :-23].any() and not outline(board, 4, 4).any()
     board[..., channels("x", 1)], board[..., channels("y", 1)] = -1.25, 0.75  # column 1, row 5 of the latents
     board[..., channels("radius", 1)], board[..., channels("seen", 1)] = 0.5, 1.0
     board[..., channels("kind", 1).start + 3] = ON
+    board = to_tokens(board)
     drawn = splat(board, 4, 4)[0, 0]
     assert drawn.shape == (8, 8, SPLAT)
     near = drawn[..., 0]
     assert divmod(int(near.argmax()), 8) == (5, 1) and near.max() == 1 and near[0, 7] < 1e-6
     assert drawn[5, 2, 4:8].gt(0).all() and drawn[5, 0, 4:8].lt(0).all()  # which way: right of it, left of it
-    assert drawn[5, 1, 20 + 3] == ON and drawn[5, 1, 20:].sum() == ON
+    assert drawn[5, 1, 24 + 3] == ON and drawn[5, 1, 24:-23].sum() == ON
+    lines = outline(board, 4, 4)[0, 0].view(8, 8, 4, 4, 3, 4)  # rows, columns, places; inside or where; frames
+    inside = lines[..., 0, 0].permute(0, 2, 1, 3).reshape(32, 32)  # of the first frame, every 4 pixels
+    rows, columns = (inside > 0.5).nonzero().T
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (18, 25, 2, 9)  # 16 pixels around (24, 88)
+    assert inside.sum() * 16 == pytest.approx(np.pi * 16**2, rel=0.05)
 
 
 def test_the_strip_takes_a_storyboard_and_gives_it_back() -> None:

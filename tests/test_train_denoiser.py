@@ -26,9 +26,11 @@ from phonofilm.train.schedule import Clock, Plan, bucket
 from phonofilm.train.tasks import Batch, Tasks, ask, error, mean_error
 
 CPU = torch.device("cpu")
-SMALL = DenoiserConfig(width=64, blocks=2, head=32, text_width=32, detail=16, detail_blocks=1)
+SMALL = DenoiserConfig(
+    width=64, blocks=2, head=32, text_width=32, detail=16, detail_blocks=1, board_detail=16, board_blocks=1
+)
 TEXT = TextEncoderConfig(vocab=130, width=32, layers=1, heads=2, max_length=8)
-ONLY_TEXT = Tasks(picture=0, first=0, last=0, continuation=0, video=0, audio=0, untold=0)
+ONLY_TEXT = Tasks(picture=0, first=0, last=0, continuation=0, video=0, audio=0, untold=0, alone=0)
 
 
 class Letters:
@@ -158,6 +160,29 @@ def test_storyboards_alone_are_a_strip_of_their_own() -> None:
     assert mean_error(error_BN, q, q.geometry.video) == 0 and mean_error(error_BN, q, q.geometry.board) >= 1
 
 
+def test_sounds_alone_have_their_storyboards_beside_them() -> None:
+    full = with_boards(0, B=400, T=2)
+    batch = {k: full[k] for k in ("audio_z", "board", "captions")} | {"shape": (2, 2), "has_audio": torch.ones(400) > 0}
+    q = ask(batch, replace(ONLY_TEXT, legible=0.5, unread=0.5), generator(), CPU)
+    g = q.geometry
+    assert g == Geometry(0, 2, 2, 4, boards=2) and q.learn_BN[:, g.audio].all()
+    assert (q.t_BN[:, g.board] == 0).all(1).float().mean() == pytest.approx(0.5, abs=0.1)
+    answer, _, _ = Generator(SMALL, TEXT, torch.float32)(q, *Letters().encode(batch["captions"]))
+    assert answer.shape == q.x0_BND.shape and mean_error(error(answer, q), q, g.audio) > 0
+
+
+def test_the_detailer_alone_paints_beneath_a_storyboard() -> None:
+    q = ask(with_boards(0, T=2), Tasks(alone=1), generator(), CPU)
+    g = q.geometry
+    assert q.alone and g == Geometry(2, 2, 2, boards=2) and (q.t_BN[:, g.board] == 0).all()
+    assert (q.learn_BN[:, g.video] == 1).all() and (q.learn_BN[:, g.board] == 0).all()
+    model = Generator(SMALL, TEXT, torch.float32)
+    error(model.paint(q), q).sum().backward()
+    taught = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None}
+    assert taught == {"detailer", "drawn_detail"}
+    assert not ask(make_batch(0), Tasks(alone=1), generator(), CPU).alone  # no storyboard to see
+
+
 def test_a_picture_has_the_storyboard_of_its_frame() -> None:
     batch = with_boards(0)
     held = [hold(batch["board"], end)[:, 0] for end in (0, -1)]
@@ -235,7 +260,7 @@ def test_values_fall_into_their_buckets() -> None:
 def test_muon_gets_the_matrices_of_all_blocks_and_nothing_else() -> None:
     model = Generator(SMALL, TEXT)
     matrices, rest = split_parameters(model)
-    assert sum(p.numel() for p in matrices) == 12 * 64**2 * 2 + 12 * 32**2 + 28 * 16**2
+    assert sum(p.numel() for p in matrices) == 12 * 64**2 * 2 + 12 * 32**2 + 10 * 16**2 + 4 * 16**2
     assert len(matrices) + len(rest) == len(list(model.parameters()))
     assert all(p.ndim == 2 for p in matrices)
 
@@ -328,10 +353,11 @@ def test_it_learns_four_clips_by_heart(tmp_path: Path) -> None:
         while True:
             yield clips
 
-    config = settings(300, tasks=ONLY_TEXT, accumulate=1, save_seconds=1e9, average=0.9)
+    wide = replace(SMALL, detail=64)
+    config = settings(300, denoiser=wide, tasks=ONLY_TEXT, accumulate=1, save_seconds=1e9, average=0.9)
     config = replace(config, plan=Plan(steps=300, warmup=10, decay=0.5))
     weights = train(tmp_path, config, same)
-    model = Generator(SMALL, TEXT, torch.float32).eval()
+    model = Generator(wide, TEXT, torch.float32).eval()
     model.load_state_dict({name: weight.float() for name, weight in weights.items()})
     g = Geometry(2, 2, 2, 4)
     t_BN = torch.full((4, g.n), 0.9)

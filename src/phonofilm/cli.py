@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from phonofilm import __version__
 from phonofilm.errors import Cancelled, InputError, PhonofilmError
-from phonofilm.request import Condition, Request
+from phonofilm.request import Adapter, Condition, Request
 from phonofilm.serve.command import add_commands
 
 if TYPE_CHECKING:
@@ -139,6 +139,9 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--no-sign", action="store_true", help="do not sign the film (see phonofilm verify)")
     p.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
     p.add_argument("--fps", type=float, help="frames a second, where the model has a choice")
+    p.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:SCALE]", help="weights that change an open model"
+    )
     p.add_argument("--device", choices=("cpu", "cuda"), help="where an open model runs, if not on the best there is")
     p.add_argument("--precision", choices=("fp32", "bf16", "int8"), help="of an open model, instead of the plan's")
     p.add_argument("--offload", choices=("none", "model", "group"), help="parts of an open model that take turns")
@@ -155,8 +158,19 @@ def _request(a: argparse.Namespace) -> Request:
     return Request(
         a.prompt, negative_prompt=a.negative, model=a.model, fps=a.fps, seconds=a.seconds, size=a.size,
         picture=a.picture, seed=a.seed, steps=a.steps, guidance=a.guidance, sampler=a.sampler, best_of=a.best_of,
-        match_guidance=a.match_guidance, conditions=conditions,
+        match_guidance=a.match_guidance, conditions=conditions, adapters=tuple(_adapter(text) for text in a.lora),
     )  # fmt: skip
+
+
+def _adapter(text: str) -> Adapter:
+    """FILE or FILE:SCALE."""
+    path, colon, scale = text.rpartition(":")
+    try:
+        return Adapter(path=path, strength=float(scale)) if colon else Adapter(path=text)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        return Adapter(path=text)  # a colon of the name's own
 
 
 def _generate(a: argparse.Namespace) -> int:

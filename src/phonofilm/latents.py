@@ -31,7 +31,7 @@ PIXELS_PER_TOKEN: Final = PIXELS_PER_LATENT * PATCH
 VIDEO_CHANNELS: Final = 32  # of a video latent
 AUDIO_CHANNELS: Final = 64  # of an audio column
 TOKEN_WIDTH: Final = VIDEO_CHANNELS * PATCH * PATCH
-BOARD_CHANNELS: Final = 121  # of a token of the storyboard
+BOARD_CHANNELS: Final = 128  # of a token of the storyboard
 
 VIDEO: Final = 0  # modality of a token
 AUDIO: Final = 1

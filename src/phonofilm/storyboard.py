@@ -10,16 +10,36 @@ latents of the picture, K = SPLAT channels of what is drawn on it.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from phonofilm.latents import BOARD_CHANNELS, COLUMNS_PER_LATENT, FRAMES_PER_LATENT, PATCH
+from phonofilm.latents import BOARD_CHANNELS, COLUMNS_PER_LATENT, FRAMES_PER_LATENT, PATCH, TOKEN_WIDTH
 
 SLOTS: Final = 2  # actors at most; one that is missing is 0 everywhere
 ON: Final = 2.0  # value of what is so, among choices, and of a hit at the instant of a frame
 ZOOM_UNIT: Final = 0.25  # change of scale that counts as 1
+SCALE: Final[dict[str, float | tuple[float, ...]]] = {
+    "x": (3, 6, 12, 24),
+    "y": (3, 6, 12, 24),
+    "seen": (2, 4, 8, 12),
+    "pose": (2, 4, 6, 8),
+    "turn": (2, 4, 8, 16),
+    "round": (3, 4, 4, 5),
+    "radius": 3,
+    "hit": 3,
+    "level": 2,
+    "pan": 3,
+    "zoom": 2,
+    "sky": 2,
+    "looks": 2,
+}
+"""What the strip multiplies values by; others by 1. What must be exact stands further out of the noise.
+
+Four numbers: the four frames of a token stand there as their cosine transform (DCT-II, orthonormal), each coefficient
+brought to a deviation of about a half or more; so that what moves evenly needs no agreement between noisy numbers."""
 UNREADABLE: Final = 0.25  # noise level from which on nothing is drawn
 
 OF_ACTOR: Final = {
@@ -34,9 +54,14 @@ OF_ACTOR: Final = {
     "kind": 11, "colour": 10, "material": 3,  # ON where it is so; the order is that of the playhouse's vocabulary
 }  # fmt: skip
 """Channels of each slot."""
-OF_SCENE: Final = {"pan": 1, "zoom": 1, "wall": 2, "floor": 3, "light": 4}
-"""Channels of all. Camera: tokens to the right, scale less 1 in `ZOOM_UNIT`. Wall: half width, height in tokens."""
-SPLAT: Final = 5 * FRAMES_PER_LATENT + 24 + 3  # by slot: place and pose in each frame, who; wall, camera
+OF_SCENE: Final = {"pan": 1, "zoom": 1, "wall": 2, "floor": 3, "light": 4, "sky": 4, "looks": 3}
+"""Channels of all. Camera: tokens to the right, scale less 1 in `ZOOM_UNIT`. Wall: half width, height in tokens.
+Sky: sine and cosine of what clouds and hills, and sun and window, depend on. Looks: skin, hair, streaks of rain."""
+WAVES: Final = (1.2, 2.4, 4.8)  # radians a token, of the set's places
+SPLAT: Final = 6 * FRAMES_PER_LATENT + 24 + 1 + 9 + 4 + 7 + 4 * len(WAVES)
+"""Place and pose in each frame, who; wall; camera, floor, light; where on the picture; sky, looks; where in the set."""
+FINE: Final = 4  # places a side of a latent where the outlines are looked at
+OUTLINE: Final = 3 * FRAMES_PER_LATENT * FINE**2
 
 assert BOARD_CHANNELS == SLOTS * sum(OF_ACTOR.values()) + sum(OF_SCENE.values())
 
@@ -54,24 +79,74 @@ def channels(name: str, slot: int | None = None) -> slice:
 _ACTOR: Final = sum(OF_ACTOR.values())
 
 
+@cache
+def _whitening() -> Tensor:
+    """(128, 128): plain numbers (columns) → numbers on the strip (rows)."""
+    k = torch.arange(FRAMES_PER_LATENT, dtype=torch.float64)
+    cosines = torch.cos(torch.pi * (k + 0.5) * k[:, None] / FRAMES_PER_LATENT)
+    cosines /= cosines.norm(dim=1, keepdim=True)
+    matrix = torch.eye(TOKEN_WIDTH, dtype=torch.float64)
+    for name, scale in SCALE.items():
+        for slot in range(SLOTS) if name in OF_ACTOR else (None,):
+            span = channels(name, slot)
+            if isinstance(scale, tuple):
+                matrix[span, span] = torch.tensor(scale, dtype=torch.float64)[:, None] * cosines
+            else:
+                matrix[span, span] *= scale
+    return matrix
+
+
+@cache
+def _colouring() -> Tensor:
+    inverse: Tensor = torch.linalg.inv(_whitening())
+    return inverse
+
+
+def to_tokens(board_BTD: Tensor) -> Tensor:
+    """Plain numbers as they stand on the strip; both (..., 128)."""
+    return board_BTD @ _whitening().T.to(board_BTD)
+
+
+def from_tokens(tokens_BTD: Tensor) -> Tensor:
+    """Inverse of `to_tokens`."""
+    return tokens_BTD @ _colouring().T.to(tokens_BTD)
+
+
 def hold(board_BTD: Tensor, frame: int) -> Tensor:
-    """The storyboard of the clip's first (0) or last (-1) frame as a picture that stands still: (B, 1, 128)."""
-    token = board_BTD[:, frame : frame + 1 or None].clone()
+    """The storyboard of the clip's first (0) or last (-1) frame as a picture that stands still; both as on the strip:
+    (B, T, 128) → (B, 1, 128)."""
+    token = from_tokens(board_BTD[:, frame : frame + 1 or None])
     for slot in range(SLOTS):
         for name, width in OF_ACTOR.items():
             if width == FRAMES_PER_LATENT:
                 span = channels(name, slot)
                 token[..., span] = token[..., span][..., frame, None]
-    return token
+    return to_tokens(token)
+
+
+def steady(tokens_BTD: Tensor) -> Tensor:
+    """The nearest storyboard in which nobody changes: who is there, how large, floor, light and set are the mean of all
+    its tokens, the size as the camera sees it. Tokens as on the strip, (B, T, 128); one that is true stays as it is."""
+    board = from_tokens(tokens_BTD)
+    closer = 1 + ZOOM_UNIT * board[..., channels("zoom")].clamp(min=-0.5)
+    for slot in range(SLOTS):
+        size = channels("radius", slot)
+        board[..., size] = (board[..., size] / closer).mean(-2, keepdim=True) * closer
+    lasting = [channels(name, slot) for slot in range(SLOTS) for name in ("kind", "colour", "material")]
+    for span in (*lasting, *(channels(name) for name in ("floor", "light", "sky", "looks"))):
+        board[..., span] = board[..., span].mean(-2, keepdim=True)
+    return to_tokens(board)
 
 
 def splat(board_BTD: Tensor, height: int, width: int) -> Tensor:
-    """What a storyboard says of each latent of a picture of `height` x `width` tokens: (B, T, H, W, K) float32.
+    """What a storyboard on the strip says of each latent of a picture of `height` x `width` tokens: (B, T, H, W, K).
 
     Each actor is a soft disk of its radius, for each of the four frames: how near, in which direction, in which pose;
-    times their mean, who it is. The sums over the actors; then the wall and the camera.
+    times their mean, who it is. The sums over the actors; then wall, camera, floor, light, the latent's place on
+    the picture; sky and looks; and the place in the set that the camera shows there, as waves, so that the backdrop
+    moves with it.
     """
-    board = board_BTD.float()
+    board = from_tokens(board_BTD.float())
     device = board.device
     rows = (torch.arange(height * PATCH, device=device) + 0.5) / PATCH - height / 2
     columns = (torch.arange(width * PATCH, device=device) + 0.5) / PATCH - width / 2
@@ -86,12 +161,46 @@ def splat(board_BTD: Tensor, height: int, width: int) -> Tensor:
         dx, dy = (x - of("x")) / radius, (y - of("y")) / radius
         near = of("seen").clamp(0, 1) * torch.exp(-0.5 * (dx * dx + dy * dy))
         who = torch.cat([of("kind"), of("colour"), of("material")], dim=-1)
-        parts = (near, near * dx, near * dy, near * of("pose"), near * of("turn"), near.mean(-1, keepdim=True) * who)
-        mine = torch.cat(parts, dim=-1)
+        poses = [near * of(name) for name in ("pose", "turn", "round")]
+        mine = torch.cat([near, near * dx, near * dy, *poses, near.mean(-1, keepdim=True) * who], dim=-1)
         drawn = mine if drawn is None else drawn + mine
     assert drawn is not None
     half, high = board[:, :, None, None, channels("wall")].split(1, dim=-1)
     standing = torch.sigmoid(8 * (half - x.abs())) * torch.sigmoid(8 * (y - (height / 2 - high))) * (half > 0.1)
-    camera = torch.cat([board[..., channels("pan")], board[..., channels("zoom")]], dim=-1)
-    camera = camera[:, :, None, None].expand(*drawn.shape[:-1], -1)
-    return torch.cat([drawn, standing.expand(*drawn.shape[:-1], -1), camera], dim=-1)
+    scene = torch.cat([board[..., channels(name)] for name in ("pan", "zoom", "floor", "light")], dim=-1)
+    up, across = torch.broadcast_tensors(2 * y / height, 2 * x / width)
+    where = torch.cat([up, across, torch.sin(3 * up), torch.cos(3 * up)], dim=-1)
+    dressing = torch.cat([board[..., channels(name)] for name in ("sky", "looks")], dim=-1)
+    closer = 1 + ZOOM_UNIT * board[:, :, None, None, channels("zoom")].clamp(min=-1)
+    places = x / closer + board[:, :, None, None, channels("pan")], y / closer
+    speeds = torch.tensor(WAVES, device=device)
+    shape = drawn.shape[:-1]
+    waves = [wave(place * speeds).expand(*shape, -1) for place in places for wave in (torch.sin, torch.cos)]
+    rest = [standing.expand(*shape, 1), scene[:, :, None, None].expand(*shape, -1), where.expand(*shape, -1)]
+    return torch.cat([drawn, *rest, dressing[:, :, None, None].expand(*shape, -1), *waves], dim=-1)
+
+
+def outline(board_BTD: Tensor, height: int, width: int) -> Tensor:
+    """The same, finer: (B, T, H, W, OUTLINE) float32.
+
+    At `FINE` x `FINE` places of each latent, in each frame: whether it lies in an actor's disk, and where in it (x, y
+    in radii). A convolution reads edges from places more easily than from distances.
+    """
+    board = from_tokens(board_BTD.float())
+    B, T, _ = board.shape
+    device, sides = board.device, (height * PATCH, width * PATCH)
+    rows, columns = (
+        (torch.arange(FINE * side, device=device) + 0.5) / (FINE * PATCH) - side / (2 * PATCH) for side in sides
+    )
+    y, x = rows[:, None, None], columns[None, :, None]
+    total: Tensor | None = None
+    for slot in range(SLOTS):
+        radius, left, top, seen = (board[:, :, None, None, channels(n, slot)] for n in ("radius", "x", "y", "seen"))
+        radius = radius.clamp(min=0.1)
+        dx, dy = (x - left) / radius, (y - top) / radius
+        inside = torch.sigmoid(20 * radius * (1 - (dx * dx + dy * dy).sqrt())) * (seen > 0.02)
+        mine = torch.cat([inside, inside * dx.clamp(-2, 2), inside * dy.clamp(-2, 2)], dim=-1)
+        total = mine if total is None else total + mine
+    assert total is not None
+    x = total.view(B, T, sides[0], FINE, sides[1], FINE, -1).transpose(3, 4)
+    return x.reshape(B, T, *sides, OUTLINE)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from phonofilm.diffusion.sampler import Denoise, Progress, Sampler
 from phonofilm.latents import Geometry
+from phonofilm.storyboard import steady
 
 
 def draw_board(
@@ -28,7 +29,7 @@ def draw_board(
     times: Tensor,
     callback: Callable[[Progress], None] | None = None,
 ) -> Tensor:
-    """Denoise a storyboard (B, T, D).
+    """Denoise a storyboard (B, T, D); in each step nobody in it changes who he is (`storyboard.steady`).
 
     Args:
         bind: the denoiser for a geometry.
@@ -38,13 +39,16 @@ def draw_board(
     """
     B, T = noise_BTD.shape[:2]
     if bool((mask_BN == 1).all()):
-        denoise = bind(Geometry(0, geometry.height, geometry.width, boards=T))
+        alone = bind(Geometry(0, geometry.height, geometry.width, boards=T))
+
+        def denoise(x_BTD: Tensor, t_BT: Tensor) -> Tensor:
+            return steady(alone(x_BTD, t_BT))
     else:
         full = replace(geometry, boards=T)
         whole = bind(full)
 
         def denoise(x_BTD: Tensor, t_BT: Tensor) -> Tensor:
             answer_BND = whole(torch.cat([x_BND, x_BTD], dim=1), torch.cat([mask_BN, t_BT], dim=1))
-            return answer_BND[:, full.board]
+            return steady(answer_BND[:, full.board])
 
     return sampler(denoise, noise_BTD, noise_BTD.new_ones(B, T), times, callback)

@@ -30,6 +30,7 @@ class Capabilities:
     multiple: int = 0  # where any size will do, its sides are multiples of this
     formats: Mapping[str, tuple[int, int]] = field(default_factory=lambda: FORMATS)  # sizes by name
     any_fps: bool = False  # whether other rates can be asked for
+    adapters: bool = False  # whether it takes LoRA
     own: bool = True  # our model, whose matcher can choose and guide
 
     def pixels(self, request: Request) -> tuple[int, int]:
@@ -82,8 +83,8 @@ class Capabilities:
                 f"mask changes a part of one clip of up to {high:g} seconds, which cannot go on from another one at "
                 "once: continue what comes of it afterwards", "mask",
             )  # fmt: skip
-        if request.adapters:
-            raise InputError(f"{self.name} takes no adapters")
+        if request.adapters and not self.adapters:
+            raise InputError(f"{self.name} takes no adapters", "adapters")
 
 
 @dataclass(frozen=True)

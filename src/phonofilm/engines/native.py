@@ -49,9 +49,12 @@ class Defaults:
     """Sampler settings where the request leaves them open."""
 
     steps: int = 12
-    boards: int = 12  # steps of the storyboard
+    boards: int = 16  # steps of the storyboard, which cost little
+    board_shift: float = 3.0  # of its time grid: it needs more steps where little noise is left
     sampler: str = "euler"
-    guidance: float = 2.0
+    guidance: float = 2.0  # of the picture
+    sound_guidance: float = 3.0  # words need more
+    board_guidance: float = 1.0  # of the storyboard, whose numbers guidance would bend
     shift: float = SHIFT  # of the time grid
 
 
@@ -297,19 +300,25 @@ class NativeEngine:
         strip = Latents(torch.lerp(values, noise[:, : g.n], mask[..., None]), g, mask)
         with_text = text(*self._ids(prompts))
         without = text(*self._ids([negative])).expand(B, -1, -1)
-        scale = d.guidance if guidance is None else guidance
         both = torch.cat([with_text, without])
 
-        def bind(g: Geometry) -> Denoise:
+        def bind(g: Geometry, scale: float | Tensor) -> Denoise:
             return ClassifierFree(denoiser.bind(with_text, g), denoiser.bind(both, g), scale)
+
+        def plan(g: Geometry) -> Denoise:
+            return bind(g, d.board_guidance)
 
         chosen = SAMPLERS[sampler or d.sampler]()
         if boards:
-            times = shifted_times(d.boards, d.shift)
+            times = shifted_times(d.boards, d.board_shift)
             if board_BTD is None:
-                board_BTD = draw_board(bind, strip.values_BND, mask, g, noise[:, g.n :], chosen, times, watch)
+                board_BTD = draw_board(plan, strip.values_BND, mask, g, noise[:, g.n :], chosen, times, watch)
             strip = latents.with_board(strip, board_BTD.expand(B, -1, -1), free=0)
-        denoise = bind(strip.geometry)
+        scale: float | Tensor = d.guidance if guidance is None else guidance
+        if guidance is None and d.sound_guidance != d.guidance:
+            scale = torch.full((strip.geometry.n, 1), d.guidance, device=self.device)
+            scale[strip.geometry.audio] = d.sound_guidance
+        denoise = bind(strip.geometry, scale)
         if match_guidance:
             wanted = self.matcher.embed_text(*self._ids(prompts))
             places, modality = g.positions().to(self.device), g.modality().to(self.device)

@@ -27,15 +27,16 @@ from torch import Tensor, nn
 from phonofilm.latents import (
     AUDIO_CHANNELS,
     BOARD_CHANNELS,
+    COLUMNS_PER_LATENT,
     PATCH,
     SECONDS_PER_LATENT,
     TOKEN_WIDTH,
     VIDEO_CHANNELS,
     Geometry,
 )
-from phonofilm.model.detailer import KERNEL, Detailer
+from phonofilm.model.detailer import Detailer
 from phonofilm.model.layers import Linear, norm
-from phonofilm.storyboard import SPLAT, UNREADABLE, splat
+from phonofilm.storyboard import OUTLINE, SPLAT, UNREADABLE, outline, splat
 
 SHARPEST = 32.0  # largest attention logit
 
@@ -57,16 +58,19 @@ class DenoiserConfig:
     coarsest: float = 0.3  # radians a token of the slowest
     roles: int = 2  # what a token is for: 0 a part of the clip, 1 an appended image
     fold: int = 2  # video tokens in time that share a token of the stream
-    detail: int = 96  # channels of the detailer
-    detail_blocks: int = 4  # its convolutions; 0 for none
+    detail: int = 160  # channels of the detailer
+    detail_blocks: int = 6  # its convolutions; 0 for none
     storyboard: bool = True  # whether it knows that track
+    board_detail: int = 192  # channels of the storyboard's detailer
+    board_blocks: int = 4  # its convolutions along time
 
     def __post_init__(self) -> None:
         if self.width % self.head or self.head % 8:
             raise ValueError(f"width {self.width} must be a multiple of head {self.head}, and that a multiple of 8")
-        if self.detail_blocks < 0:
-            raise ValueError(f"detail_blocks is {self.detail_blocks}; it must be at least 0")
-        for name in ("blocks", "expansion", "text_width", "cosines", "roles", "fold", "detail"):
+        for name in ("detail_blocks", "board_blocks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("blocks", "expansion", "text_width", "cosines", "roles", "fold", "detail", "board_detail"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -155,18 +159,24 @@ class Denoiser(nn.Module):
         self.level = Linear(config.rows, width, std=0.1)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.modulation = Linear(config.rows, 2 * width, std=0)
-        self.video_out = Linear(width, config.fold * TOKEN_WIDTH, std=0)
         self.audio_out = Linear(width, AUDIO_CHANNELS, std=0)
         if config.detail_blocks:
             self.known = Linear(width, config.fold * config.detail * PATCH**2)
-            self.detailer = Detailer(config.detail, config.detail_blocks, config.cosines)
+            count = config.detail_blocks  # every second block along time, but for the last
+            in_time = [k % 2 == 1 and k < count - 1 for k in range(count)]
+            self.detailer = Detailer(VIDEO_CHANNELS, config.detail, in_time, config.cosines)
+        else:
+            self.video_out = Linear(width, config.fold * TOKEN_WIDTH, std=0)
         if config.storyboard:
             self.board_in = Linear(BOARD_CHANNELS, width)
-            self.board_out = Linear(width, BOARD_CHANNELS, std=0)
+            self.known_board = Linear(width, config.board_detail)
+            along = [True] * config.board_blocks
+            self.board_detailer = Detailer(BOARD_CHANNELS, config.board_detail, along, config.cosines, filtered=True)
             self.shape = Linear(3, width, std=0.1)  # rows and columns of the picture, 1
             self.drawn = Linear(config.fold * PATCH**2 * SPLAT, width, std=0)
+            self.cued = Linear(3 * BOARD_CHANNELS, COLUMNS_PER_LATENT * width, std=0)
             if config.detail_blocks:
-                self.drawn_detail = Linear(SPLAT, config.detail, std=0)
+                self.drawn_detail = Linear(SPLAT + OUTLINE, config.detail, std=0.25)
         self._run_block: Callable[..., Tensor] = _run_block
 
     def forward(self, x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, geometry: Geometry) -> Tensor:
@@ -179,7 +189,7 @@ class Denoiser(nn.Module):
             geometry: what lies where on the strip.
 
         Returns:
-            x0_BND float32; 0 in unused channels, and whatever on tokens with t = 0.
+            x0_BND float32; 0 in unused channels and on appended images, and whatever on other tokens with t = 0.
         """
         return self.look(x_BND, t_BN, text_BLC, geometry)[0]
 
@@ -198,9 +208,9 @@ class Denoiser(nn.Module):
         sound = slice(video.stop, video.stop + g.n_audio)
         extra = slice(sound.stop, sound.stop + g.n_extra)
         board = slice(extra.stop, extra.stop + g.boards)
-        drawn_BTHWK = self._draw(x_BND, t_BN, g)
+        drawn_BTHWK = self._draw(x_BND, t_BN, g)  # the first SPLAT channels for tokens, all for the detailer
 
-        x_BND = x_BND.to(dtype)
+        exact_BND, x_BND = x_BND, x_BND.to(dtype)
         video_BSD, extra_BSD = self._fold(x_BND[:, g.video], folds, g), self._repeat(x_BND[:, g.extra])
         basis_BMR = torch.cat([self._lead_basis(B, lead, device), self._basis(t_BN, folds, g)], dim=1).to(dtype)
         angle_SJ = self._angles(self._places(folds, g).to(device))
@@ -211,9 +221,11 @@ class Denoiser(nn.Module):
         )
 
         audio_BSW = self.audio_in(x_BND[:, g.audio, :AUDIO_CHANNELS])
+        if g.boards and g.n_audio:
+            audio_BSW = audio_BSW + self._cue(x_BND[:, g.board], t_BN[:, g.board])
         video_BSW = self.video_in(video_BSD)
         if drawn_BTHWK is not None:
-            video_BSW = video_BSW + self.drawn(self._fold(_tokens(drawn_BTHWK), folds, g))
+            video_BSW = video_BSW + self.drawn(self._fold(_tokens(drawn_BTHWK[..., :SPLAT]), folds, g))
         parts = [video_BSW, audio_BSW, self.video_in(extra_BSD)]
         if g.boards:
             shape = torch.tensor([g.height / 4 - 1, g.width / 4 - 1, 1.0], device=device, dtype=dtype)
@@ -237,15 +249,17 @@ class Denoiser(nn.Module):
         scale, shift = self.modulation(basis_BMR[:, lead:]).chunk(2, dim=-1)
         h_BSW = (norm(x_BMW[:, lead:]) * (1 + scale) + shift).to(dtype)
         audio_BSD = F.pad(self.audio_out(h_BSW[:, sound]), (0, TOKEN_WIDTH - AUDIO_CHANNELS))
-        images_BSD = self.video_out(h_BSW[:, extra])[..., :TOKEN_WIDTH]
-        video_BND = self._unfold(self.video_out(h_BSW[:, video]), folds, g).float()
-        if config.detail_blocks and folds:
-            noisy = x_BND[:, g.video], t_BN[:, g.video]
-            video_BND = video_BND + self._details(*noisy, h_BSW[:, video], drawn_BTHWK, folds, g)
-        answer = [video_BND, audio_BSD.float(), images_BSD.float()]
+        if not config.detail_blocks:
+            video_BND = self._unfold(self.video_out(h_BSW[:, video]), folds, g).float()
+        elif folds:
+            known_BND = self._unfold(self.known(h_BSW[:, video]), folds, g)
+            video_BND = self._detail(exact_BND, t_BN, known_BND, drawn_BTHWK, g)
+        else:
+            video_BND = x_BND[:, g.video].float()
+        answer = [video_BND, audio_BSD.float(), torch.zeros_like(x_BND[:, g.extra], dtype=torch.float32)]
         if g.boards:
-            board_BTD = self.board_out(h_BSW[:, board]).float()
-            answer.append(F.pad(board_BTD, (0, TOKEN_WIDTH - BOARD_CHANNELS)))
+            known_BTD = self.known_board(h_BSW[:, board])
+            answer.append(self._detail_board(exact_BND[:, g.board], t_BN[:, g.board], known_BTD))
         return torch.cat(answer, dim=1), half_BSW
 
     def _draw(self, x_BND: Tensor, t_BN: Tensor, g: Geometry) -> Tensor | None:
@@ -253,14 +267,36 @@ class Denoiser(nn.Module):
         if not g.boards or not g.latents:
             return None
         legible_BT = (1 - t_BN[:, g.board] / UNREADABLE).clamp(min=0)
-        drawn_BTHWK = splat(x_BND[:, g.board], g.height, g.width) * legible_BT[..., None, None, None]
-        return drawn_BTHWK.to(self.compute)
+        drawn = [draw(x_BND[:, g.board], g.height, g.width).to(self.compute) for draw in (splat, outline)]
+        return torch.cat(drawn, dim=-1) * legible_BT[..., None, None, None].to(self.compute)
 
-    def _details(
-        self, x_BND: Tensor, t_BN: Tensor, h_BSW: Tensor, drawn_BTHWK: Tensor | None, folds: int, g: Geometry
+    def _cue(self, x_BTD: Tensor, t_BT: Tensor) -> Tensor:
+        """What the storyboard says of each column of sound, its own token and those around it: (B, S, W)."""
+        legible_BTD = x_BTD[..., :BOARD_CHANNELS] * (1 - t_BT / UNREADABLE).clamp(min=0)[..., None].to(x_BTD.dtype)
+        around = F.pad(legible_BTD, (0, 0, 1, 1))
+        cued_BTW: Tensor = self.cued(torch.cat([around[:, :-2], legible_BTD, around[:, 2:]], dim=-1))
+        return cued_BTW.view(len(x_BTD), -1, self.config.width)
+
+    def _detail_board(self, x_BTD: Tensor, t_BT: Tensor, known_BTD: Tensor) -> Tensor:
+        """The clean storyboard (B, T, 128) float32, from what the transformer knows of each of its tokens."""
+        run = self._run_block if self.training else _run_block
+        basis_BTR = self._waves(t_BT).to(self.compute)
+        noisy, level, known, basis = (  # latents of one place
+            x[:, :, None, None] for x in (x_BTD[..., :BOARD_CHANNELS], t_BT[..., None], known_BTD, basis_BTR)
+        )
+        clean: Tensor = self.board_detailer(noisy, level, known, basis, run)
+        return F.pad(clean[:, :, 0, 0], (0, TOKEN_WIDTH - BOARD_CHANNELS))
+
+    def paint(self, x_BND: Tensor, t_BN: Tensor, geometry: Geometry) -> Tensor:
+        """The picture by the detailer alone, beneath a storyboard that is given: (B, n_video, D) float32."""
+        return self._detail(x_BND, t_BN, None, self._draw(x_BND, t_BN, geometry), geometry)
+
+    def _detail(
+        self, x_BND: Tensor, t_BN: Tensor, known_BND: Tensor | None, drawn_BTHWK: Tensor | None, g: Geometry
     ) -> Tensor:
-        """What the detailer adds to the video tokens: (B, N, D)."""
+        """Clean video tokens (B, n_video, D). known: what the transformer knows of each, side by side by latent."""
         B, (h, w), run = len(x_BND), (g.height, g.width), self._run_block if self.training else _run_block
+        x_BND, t_BN = x_BND[:, g.video], t_BN[:, g.video]
 
         def grid(x: Tensor) -> Tensor:  # tokens, each with channel, row, column → (B, T, H, W, channels)
             x = x.view(B, g.latents, h, w, -1, PATCH, PATCH).permute(0, 1, 2, 5, 3, 6, 4)
@@ -268,12 +304,14 @@ class Denoiser(nn.Module):
 
         basis_BNR = self._waves(t_BN).to(self.compute)
         basis_BTHWR = grid(basis_BNR[..., None].expand(-1, -1, -1, PATCH**2))
-        known_BTHWD = grid(self._unfold(self.known(h_BSW), folds, g))
+        t_BTHW1 = grid(t_BN[..., None, None].expand(-1, -1, 1, PATCH**2))
+        parts = [] if known_BND is None else [grid(known_BND)]
         if drawn_BTHWK is not None:
-            known_BTHWD = known_BTHWD + self.drawn_detail(drawn_BTHWK)
-        added: Tensor = self.detailer(grid(x_BND), known_BTHWD, basis_BTHWR, run)
-        added = added.view(B, g.latents, h, PATCH, w, PATCH, VIDEO_CHANNELS).permute(0, 1, 2, 4, 6, 3, 5)
-        return added.reshape(B, g.n_video, TOKEN_WIDTH)
+            parts.append(self.drawn_detail(drawn_BTHWK))
+        known_BTHWD = sum(parts[1:], start=parts[0])
+        clean: Tensor = self.detailer(grid(x_BND), t_BTHW1, known_BTHWD, basis_BTHWR, run)
+        clean = clean.view(B, g.latents, h, PATCH, w, PATCH, VIDEO_CHANNELS).permute(0, 1, 2, 4, 6, 3, 5)
+        return clean.reshape(B, g.n_video, TOKEN_WIDTH)
 
     # --- between strip and stream -----------------------------------------------------------------------------------
     def _fold(self, x_BND: Tensor, folds: int, g: Geometry) -> Tensor:
@@ -325,21 +363,21 @@ class Denoiser(nn.Module):
     @property
     def block_parameters(self) -> int:
         """Weights that each token of the stream is multiplied with."""
-        return sum(p.numel() for p in self.blocks.parameters())
+        return _weights(self.blocks)
 
     def stream(self, geometry: Geometry, text: int) -> int:
         """Tokens of the stream, with `text` ones of text."""
         folded = math.ceil(geometry.latents / self.config.fold) * geometry.n_picture
         return self.config.registers + text + folded + geometry.n_audio + geometry.n_extra + geometry.boards
 
-    def training_flops(self, batch: int, geometry: Geometry, text: int) -> float:
+    def training_flops(self, batch: int, geometry: Geometry, text: int, *, alone: bool = False) -> float:
         """Model FLOPs of a training step: 6 x parameters x tokens, and the products of attention, of the blocks; and
-        6 x parameters x latents of the detailer's blocks."""
+        6 x parameters x latents of the detailers' blocks. alone: of `paint`."""
         M, config = self.stream(geometry, text), self.config
         products = M * self.block_parameters + 2 * config.blocks * M * M * config.width
-        weights = (KERNEL**3 + 1) * config.detail**2 + 2 * config.cosines * config.detail
-        details = config.detail_blocks * weights * geometry.n_video * PATCH**2
-        return 6.0 * batch * (products + details)
+        details = _weights(self.detailer.blocks) * geometry.n_video * PATCH**2 if config.detail_blocks else 0
+        boards = _weights(self.board_detailer.blocks) * geometry.boards if config.storyboard else 0
+        return 6.0 * batch * (details if alone else products + details + boards)
 
     def _basis(self, t_BN: Tensor, folds: int, g: Geometry) -> Tensor:
         """(B, S, R): cos(pi k t) in the columns of the token's modality; video has columns for each of its levels."""
@@ -381,6 +419,10 @@ class Denoiser(nn.Module):
             ],
             dim=-1,
         )
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def _tokens(x_BTHWK: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ Array = NDArray[Any]
 
 WIDTH = {"car": 1.9, "drum": 1.2, "bird": 1.4}
 """Half widths of kinds that are wider than high, in radii."""
+FACES = {"woman", "man"}  # whose skin and hair are drawn
 
 for _name, _values in (("kind", KINDS), ("colour", COLOURS), ("material", MATERIALS)):
     assert OF_ACTOR[_name] == len(_values), _name
@@ -83,6 +84,12 @@ def storyboard(play: Performance, size: tuple[int, int] = (128, 128)) -> Tensor:
         board[:, channels("wall")] = np.stack([wall * of_latent[1], top * scale], 1)
     board[:, channels("floor").start + FLOORS.index(play.scene.floor)] = ON
     board[:, channels("light").start + LIGHTS.index(play.scene.light)] = ON
+    turns = 2 * np.pi * np.array([play.extras["cloud"], play.extras["sun"]])
+    board[:, channels("sky")] = np.concatenate([np.sin(turns), np.cos(turns)])
+    kinds = {actor.kind for actor in play.scene.actors}
+    for k, (name, shown) in enumerate((("skin", FACES), ("hair", FACES), ("tone", {"rain"}))):
+        if kinds & shown:
+            board[:, channels("looks").start + k] = 2 * play.extras[name] - 1
     return torch.from_numpy(board)
 
 

@@ -60,9 +60,9 @@ class DenoiserTraining:
     board_weight: float = 1.0  # of the storyboard's
     truth_weight: float = 0.1  # of the cross-entropy by which half depth is aligned with truth, where there is truth
     actor_weight: float = 3.0  # of errors in tokens that show an actor, less 1
-    muon_rate: float = 0.02  # peak learning rate of the blocks' matrices
+    muon_rate: float = 0.015  # peak learning rate of the blocks' matrices
     muon_decay: float = 0.01  # their weight decay
-    adamw_rate: float = 2e-3  # peak learning rate of all else
+    adamw_rate: float = 1e-3  # peak learning rate of all else
     clip: float = 1.0  # largest norm of the gradient
     average: float = 0.999  # decay of the averaged weights, which are what is kept
     compile: bool = True  # torch.compile: 1.2-1.3x as fast on a CPU after 20 s; left out where there is no compiler
@@ -80,6 +80,12 @@ class Generator(nn.Module):
         super().__init__()
         self.text = TextEncoder(text)
         self.denoiser = Denoiser(denoiser, compute=compute)
+
+    def paint(self, question: Question) -> Tensor:
+        """The answer x0_BND to a question for the detailer alone."""
+        g = question.geometry
+        video_BND = self.denoiser.paint(question.x_BND, question.t_BN, g)
+        return torch.cat([video_BND, question.x_BND[:, g.video.stop :]], dim=1)
 
     def forward(self, question: Question, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The answer x0_BND to a question, the strip's tokens at half depth (see `Denoiser.look`), and text_BLC."""
@@ -105,6 +111,7 @@ def train_denoiser(
     text: TextEncoderConfig | None = None,
     text_start: TextEncoder | None = None,
     sheet: Sheet | None = None,
+    channel_weights: Tensor | None = None,
     device: str | torch.device = "cpu",
     progress: bool = True,
     curves: bool = True,
@@ -118,11 +125,13 @@ def train_denoiser(
         tokenizer: turns captions into ids; the text encoder's vocabulary is its size.
         text: sizes of the text encoder, by default those of `text_start`, or the shipped ones.
         text_start: a trained text encoder to begin with.
+        channel_weights: (128,), of the errors in the channels of a picture token, 1 in the mean.
         progress, curves: whether to show a bar, and to write TensorBoard files.
 
     Raises CheckpointError if the states in `folder` are of another model, PhonofilmError if the loss is not finite.
     """
     run = _Run(Path(folder), config, tokenizer, text, text_start, torch.device(device))
+    run.channel_weights = channel_weights
     run.resume()
     run.train(batches, sheet, progress, curves)
     return run.folder / WEIGHTS
@@ -157,6 +166,7 @@ class _Run:
         self.readers = torch.optim.AdamW(self.alignment.parameters(), lr=config.adamw_rate, weight_decay=0.0)
         self.average = Average(self.model, config.average)
         self.step = 0
+        self.channel_weights: Tensor | None = None
         self.clock = Clock()
         if config.compile and can_compile(device):
             self.model.denoiser.compile_blocks(dynamic=True)
@@ -267,22 +277,19 @@ class _Run:
             batch = next(source)
             draw = torch.Generator().manual_seed((config.seed << 32) + self.step * config.accumulate + i)
             question = ask(batch, config.tasks, draw, self.device)
-            ids_BL, mask_BL = self.tokenizer.encode(batch["captions"])
-            ids_BL, mask_BL = drop_text(*trim(ids_BL, mask_BL), question.untold_B)
-            ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
-            answer_BND, half_BPW, text_BLC = self.model(question, ids_BL, mask_BL)
-            error_BN = error(answer_BND, question)
             g = question.geometry
+            L, aligned = 0, torch.zeros((), device=self.device)
+            known: dict[str, Tensor] = {}
+            if question.alone:
+                answer_BND = self.model.paint(question)
+            else:
+                answer_BND, L, aligned, known = self._answer(question, batch)
+            error_BN = error(answer_BND, question, weights_D=self.channel_weights)
             weight_BN = token_weights(batch, g, config.actor_weight)
             if weight_BN is not None:
                 weight_BN = weight_BN.to(self.device)
             video = mean_error(error_BN, question, g.video, weight_BN)
             audio = mean_error(error_BN, question, g.audio)
-            aligned, known = self.alignment(half_BPW, batch, g, question.learn_BN, question.t_BN)
-            if "told" in batch:
-                told_BA, untold_B = batch["told"].to(self.device), question.untold_B.to(self.device)
-                read, right = self.alignment.read(text_BLC, mask_BL, told_BA, untold_B)
-                aligned, known = aligned + read, known | right
             board = mean_error(error_BN, question, g.board)
             loss = video + config.audio_weight * audio + config.board_weight * board + config.truth_weight * aligned
             (loss / config.accumulate).backward()
@@ -293,9 +300,8 @@ class _Run:
             for name, value in points.items():
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + 1
-            B, L = ids_BL.shape
-            flops += self.model.denoiser.training_flops(B, g, L)
-            tokens += B * self.model.denoiser.stream(g, L)
+            flops += self.model.denoiser.training_flops(len(answer_BND), g, L, alone=question.alone)
+            tokens += len(answer_BND) * self.model.denoiser.stream(g, L)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         rate = config.plan.rate(self.step, self.clock.seconds)
         self.optimizers.step(rate)
@@ -306,6 +312,19 @@ class _Run:
         self.average.update()
         points = {name: total / counts[name] for name, total in sums.items()}
         return {**points, "gradient": float(norm)}, flops, tokens
+
+    def _answer(self, question: Question, batch: Batch) -> tuple[Tensor, int, Tensor, dict[str, Tensor]]:
+        """The whole model's answer, tokens of text, the loss of what it should know, and points for the curves."""
+        ids_BL, mask_BL = self.tokenizer.encode(batch["captions"])
+        ids_BL, mask_BL = drop_text(*trim(ids_BL, mask_BL), question.untold_B)
+        ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
+        answer_BND, half_BPW, text_BLC = self.model(question, ids_BL, mask_BL)
+        aligned, known = self.alignment(half_BPW, batch, question.geometry, question.learn_BN, question.t_BN)
+        if "told" in batch:
+            told_BA, untold_B = batch["told"].to(self.device), question.untold_B.to(self.device)
+            read, right = self.alignment.read(text_BLC, mask_BL, told_BA, untold_B)
+            aligned, known = aligned + read, known | right
+        return answer_BND, ids_BL.shape[1], aligned, known
 
     def _show(self, sheet: Sheet) -> None:
         with self.average.applied() as model, torch.no_grad():

@@ -21,8 +21,9 @@ from phonofilm.codec.codec import Codec
 from phonofilm.data.cache import LatentCache
 from phonofilm.data.folder import Folder
 from phonofilm.errors import InputError, PhonofilmError
-from phonofilm.latents import PIXELS_PER_LATENT, tokens_from_pixels
+from phonofilm.latents import PATCH, PIXELS_PER_LATENT, tokens_from_pixels
 from phonofilm.playhouse.scene import Scene
+from phonofilm.storyboard import to_tokens
 from phonofilm.train.alignment import claimed, truth_maps
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 GROUP = 16  # clips that are filmed together
 SIZES = ("square", "square", "square", "portrait", "landscape")  # groups take turns
 SECONDS = (3.0, 2.0, 3.0, 4.0)
+SOUNDS = 4  # times as many clips in a batch of sound alone, which still is less work
 TOKENS = 192  # of picture, in a square clip of 3 s: what a batch's nominal size refers to
 
 
@@ -138,10 +140,17 @@ class Bucket:
 class Footage:
     """Latents in memory, by shape; a source of batches for the trainers of the denoiser and of the matcher."""
 
-    def __init__(self, caches: Sequence[LatentCache], batch: int, seed: int = 0, boards: float | None = None) -> None:
+    def __init__(
+        self,
+        caches: Sequence[LatentCache],
+        batch: int,
+        seed: int = 0,
+        boards: float | None = None,
+        sounds: float = 0.0,
+    ) -> None:
         """boards: share of batches that are storyboards alone, of scenes that were never filmed; None for no
-        storyboards at all. Clips of a folder have none."""
-        self.batch, self.seed, self.boards = batch, seed, boards
+        storyboards at all. Clips of a folder have none. sounds: share of the others that are sound and storyboard."""
+        self.batch, self.seed, self.boards, self.sounds = batch, seed, boards, sounds
         gathered: dict[tuple[int, ...], list[Any]] = {}
         for cache in caches:
             for shard in cache:
@@ -176,10 +185,14 @@ class Footage:
         shape = bucket.tensors["video_z"].shape
         tokens = shape[2] * shape[3] * shape[4] // 4
         count = max(1, min(round(self.batch * TOKENS / tokens / 4) * 4 or self.batch, 2 * self.batch))
+        tensors = bucket.tensors
+        if self.boards and torch.rand((), generator=generator) < self.sounds and "audio_z" in tensors:
+            tensors = {name: z for name, z in tensors.items() if name in ("audio_z", "heard")}
+            count *= SOUNDS
         rows = torch.randint(len(bucket.about), (count,), generator=generator)
         draws = torch.randint(2**31, (count,), generator=generator).tolist()
         batch: dict[str, Any] = {
-            name: z[rows].float() if z.is_floating_point() else z[rows] for name, z in bucket.tensors.items()
+            name: z[rows].float() if z.is_floating_point() else z[rows] for name, z in tensors.items()
         }
         about = [bucket.about[i] for i in rows.tolist()]
         told = [tell(a, draw) for a, draw in zip(about, draws, strict=True)]
@@ -187,6 +200,8 @@ class Footage:
         for name, numbers in (("told", [t.claims for t in told]), ("so", [t.so for t in told])):
             if all(row is not None for row in numbers):
                 batch[name] = torch.tensor(numbers)
+        if tensors is not bucket.tensors:
+            batch["shape"] = shape[3] // PATCH, shape[4] // PATCH
         if self.boards is not None and self.playhouse:
             size = PIXELS_PER_LATENT * shape[4], PIXELS_PER_LATENT * shape[3]
             batch["board"] = torch.stack([t.board(size) for t in told])
@@ -201,13 +216,14 @@ class Footage:
     def _sketches(self, generator: torch.Generator) -> dict[str, Any]:
         """A batch of storyboards of fresh scenes: board, shape, captions, told."""
         name, seconds = group_plan(int(torch.randint(len(SIZES) * len(SECONDS), (), generator=generator)))
-        first, *draws = torch.randint(2**31, (1 + 4 * self.batch,), generator=generator).tolist()
+        first, *draws = torch.randint(2**31, (1 + 8 * self.batch,), generator=generator).tolist()
         # far above the seeds of what is filmed, and of what is measured
         seeds = [2**40 + first * len(draws) + k for k in range(len(draws))]
         told = [tell({"seed": s, "seconds": seconds}, draw) for s, draw in zip(seeds, draws, strict=True)]
         width, height = FORMATS[name]
         return {
             "board": torch.stack([t.board((width, height)) for t in told]),
+            "audio_z": None,
             "shape": (tokens_from_pixels(height), tokens_from_pixels(width)),
             "captions": [t.caption for t in told],
             "told": torch.tensor([t.claims for t in told]),
@@ -224,12 +240,12 @@ class Told:
     scene: Scene | None = None
 
     def board(self, size: tuple[int, int]) -> Tensor:
-        """Its storyboard (T, 128) for a picture of `size` (W, H)."""
+        """Its storyboard (T, 128) for a picture of `size` (W, H), as on the strip."""
         from phonofilm.playhouse.stage import perform
         from phonofilm.playhouse.storyboard import storyboard
 
         assert self.scene is not None
-        return storyboard(perform(self.scene, size), size)
+        return to_tokens(storyboard(perform(self.scene, size), size))
 
 
 def tell(about: dict[str, Any], draw: int) -> Told:

@@ -21,7 +21,7 @@ Batch = Mapping[str, Any]
 """video_z (B, 32, T, H, W) float; audio_z (B, 64, 2 T), or None; captions: B strings. Optionally has_audio (B,) bool,
 true where the clip has sound; first_still and last_still (B, 32, 1, H, W): the clip's first and last frame, each
 encoded as a still; board (B, T, 128): storyboards. Latents have about zero mean and unit variance. Where there are
-storyboards alone, `shape` tells rows and columns of the picture in tokens, in place of video_z."""
+storyboards alone, or sounds with them, `shape` tells rows and columns of the picture in tokens, in place of video_z."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Tasks:
     picture: float = 0.04  # a single image is to be made, without sound
     first: float = 0.14  # the first image is given, appended
     last: float = 0.1  # the last image is given, appended; with the first one or without
+    alone: float = 0.7  # the detailer alone paints beneath a clean storyboard: much cheaper; needs storyboards
     # for each sample; at most one of them
     continuation: float = 0.1  # the beginning is given, picture and sound
     video: float = 0.06  # the picture is given, the sound is to be made
@@ -39,6 +40,7 @@ class Tasks:
     # the storyboard, for each sample
     legible: float = 0.5  # share that see it clean
     unread: float = 0.15  # share that see noise in its place, as where a clip has none; else its level is drawn
+    board_mean: float = 0.5  # of logit(t); a storyboard has few tokens, and must be exact
     ahead: float = 0.5  # share of those drawn whose picture and sound are still noise, as when a clip is begun
     shortest: int = 2  # video latents at least that a continuation sees; at most half of the clip
     # noise
@@ -53,6 +55,7 @@ class Tasks:
             "picture",
             "first",
             "last",
+            "alone",
             "continuation",
             "video",
             "audio",
@@ -82,10 +85,13 @@ class Question:
     learn_BN: Tensor  # 1 where the answer counts: neither given nor missing
     untold_B: Tensor  # bool: without text
     geometry: Geometry
+    alone: bool = False  # for the detailer, see `Denoiser.paint`
 
 
 def ask(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device) -> Question:
     """Draw a task for a batch. `draw` is a generator on the CPU: all that is random here comes from it."""
+    if "board" in batch and "video_z" in batch and float(torch.rand((), generator=draw)) < tasks.alone:
+        return _ask_alone(batch, tasks, draw, device)
     strip, has_audio_B = _lay_out(batch, tasks, draw)
     g = strip.geometry
     x0_BND = strip.values_BND.to(device, torch.float32)
@@ -126,12 +132,23 @@ def ask(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device)
     return Question(add_noise(x0_BND, noise_BND, t_BN), t_BN, x0_BND, learn_BN, untold_B, g)
 
 
+def _ask_alone(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device) -> Question:
+    """The picture alone, beneath its storyboard."""
+    strip = with_board(pack(batch["video_z"]), batch["board"], free=0)
+    g, x0_BND = strip.geometry, strip.values_BND.to(device, torch.float32)
+    times = draw_times((len(x0_BND), 1), draw, mean=tasks.mean, deviation=tasks.deviation, uniform=tasks.uniform)
+    t_BN = (strip.mask_BN.cpu() * times).to(device)
+    noise_BND = torch.randn(x0_BND.shape, generator=_twin(draw, device), device=device)
+    untold_B = torch.ones(len(x0_BND), dtype=torch.bool)
+    return Question(add_noise(x0_BND, noise_BND, t_BN), t_BN, x0_BND, (t_BN > 0).float(), untold_B, g, alone=True)
+
+
 def _board_levels(t_BN: Tensor, g: Geometry, tasks: Tasks, draw: torch.Generator) -> Tensor:
     """The noise levels with those of the storyboard: a level of its own, 0 or 1."""
     B = len(t_BN)
     kind_B = torch.rand(B, generator=draw)
-    t_B = draw_times((B,), draw, mean=tasks.mean / 2, deviation=tasks.deviation, uniform=tasks.uniform)
-    if not g.latents:
+    t_B = draw_times((B,), draw, mean=tasks.board_mean, deviation=tasks.deviation, uniform=tasks.uniform)
+    if not g.latents and not g.columns:
         t_BN[:, g.board] = t_B[:, None]
         return t_BN
     drawn_B = kind_B >= tasks.legible + tasks.unread
@@ -142,14 +159,30 @@ def _board_levels(t_BN: Tensor, g: Geometry, tasks: Tasks, draw: torch.Generator
     return t_BN
 
 
-def error(answer_BND: Tensor, question: Question, floor: float = 0.2) -> Tensor:
+def error(
+    answer_BND: Tensor,
+    question: Question,
+    floor: float = 0.4,
+    board_floor: float = 0.15,
+    weights_D: Tensor | None = None,
+) -> Tensor:
     """(B, N): squared error of the velocity, that of the clean strip over max(t, floor)²; 0 where nothing is learnt.
 
-    x-prediction with velocity loss (JiT, 2511.13720).
+    x-prediction with velocity loss (JiT, 2511.13720). Below the floor, where a sampler of few steps hardly comes,
+    errors of the clean strip count alike; storyboards, which must be exact, have a lower one. weights_D: of the
+    channels of picture tokens, 1 in the mean.
     """
     g = question.geometry
-    square_BN = (answer_BND.float() - question.x0_BND).square().sum(-1) / g.channel_mask().sum(-1).to(answer_BND.device)
-    return square_BN * question.learn_BN / question.t_BN.clamp(min=floor).square()
+    floor_N = torch.full((g.n,), floor, device=answer_BND.device)
+    floor_N[g.board] = board_floor
+    mask_ND = g.channel_mask().to(answer_BND.device)
+    if weights_D is not None:
+        weights_ND = mask_ND.clone()
+        weights_ND[g.video] = weights_ND[g.extra] = weights_D.to(mask_ND)
+    else:
+        weights_ND = mask_ND
+    square_BN = ((answer_BND.float() - question.x0_BND).square() * weights_ND).sum(-1) / mask_ND.sum(-1)
+    return square_BN * question.learn_BN / question.t_BN.maximum(floor_N).square()
 
 
 def mean_error(error_BN: Tensor, question: Question, tokens: slice, weight_BN: Tensor | None = None) -> Tensor:
@@ -167,6 +200,9 @@ def _lay_out(batch: Batch, tasks: Tasks, draw: torch.Generator) -> tuple[Latents
     if "video_z" not in batch:
         assert board is not None
         height, width = batch["shape"]
+        if batch.get("audio_z") is not None:
+            sound = pack(None, batch["audio_z"], height=height, width=width)
+            return with_board(sound, board), batch["has_audio"].cpu()
         g = Geometry(0, height, width, boards=board.shape[1])
         return Latents(board, g, torch.ones(board.shape[:2])), torch.zeros(len(board), dtype=torch.bool)
     video_z, audio_z = batch["video_z"], batch.get("audio_z")

@@ -24,7 +24,7 @@ from phonofilm.engines.open.plan import Machine, Plan, choose, here
 from phonofilm.engines.open.source import INSTALL, Source, find
 from phonofilm.engines.open.watch import Watch, to_frames, to_samples
 from phonofilm.errors import CheckpointError, InputError, PhonofilmError
-from phonofilm.request import Request
+from phonofilm.request import Adapter, Request
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class OpenEngine:
         self.family = self.source.family or self._inspected()
         self.plan: Plan | None = None
         self._pipes: dict[str, Any] = {}
+        self._adapters: tuple[Adapter, ...] = ()
 
     # --- what it can do -----------------------------------------------------------------------------------------------
     @property
@@ -98,6 +99,7 @@ class OpenEngine:
             any_fps=bool(family.fps_name),
             sample_rate=self._rate() if family.sound else 0,
             steps=(1, 1000),
+            adapters=True,
             own=False,
         )
 
@@ -144,6 +146,7 @@ class OpenEngine:
                 try:
                     with meter.stage("load"):
                         pipe = self._load(way, plans[0])
+                        self._adapt(pipe, request)
                     self.plan = plans[0]
                     made = self._call(
                         pipe, request, self._arguments(pipe, request, way, given, size, fps), hooks, meter
@@ -174,6 +177,7 @@ class OpenEngine:
         wanted, size = max(1, round(request.seconds * fps)), self.capabilities.pixels(request)
         given = self._given(request, size, fps, wanted)
         pipe = self._load(way, self._plans(size, self.family.made(wanted), Hooks())[0])
+        self._adapt(pipe, request)
         with Meter() as meter:
             return self._call(pipe, request, self._arguments(pipe, request, way, given, size, fps), Hooks(), meter)
 
@@ -310,12 +314,22 @@ class OpenEngine:
         self._pipes[way.pipeline] = load_pipeline(self.source, way.pipeline, plan, self.family, other)
         return self._pipes[way.pipeline]
 
+    def _adapt(self, pipe: Any, request: Request) -> None:
+        """Put the request's adapters on, and take others off."""
+        if request.adapters != self._adapters:
+            from phonofilm.engines.open.loading import adapt
+
+            self._adapters = ()
+            adapt(pipe, request.adapters, self.source.name)
+            self._adapters = request.adapters
+
     def _drop(self) -> None:
         import gc
 
         import torch
 
         self._pipes.clear()
+        self._adapters = ()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

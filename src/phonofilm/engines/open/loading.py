@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from phonofilm.engines.open.families import Family
 from phonofilm.engines.open.plan import QUANTISED, Plan
-from phonofilm.engines.open.source import INSTALL, Source
+from phonofilm.engines.open.source import INSTALL, Source, header
 from phonofilm.errors import CheckpointError, InputError
+from phonofilm.request import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,37 @@ def _load(source: Source, cls: Any, plan: Plan, family: Family) -> Any:
             raise ValueError(f"{lacking[0]} cannot be loaded")
         return pipe
     return cls.from_pretrained(str(source.folder), dtype=types, use_safetensors=True, **options)
+
+
+def adapt(pipe: Any, adapters: Sequence[Adapter], name: str) -> None:
+    """Put LoRA on a pipeline, in place of those that were there. name: of the model, for messages.
+
+    Raises CheckpointError with one line for a file that is missing, a pickle, or of another model.
+    """
+    if not hasattr(pipe, "load_lora_weights"):
+        raise InputError(f"{type(pipe).__name__} of diffusers takes no LoRA", "adapters")
+    pipe.unload_lora_weights()
+    names = []
+    for k, adapter in enumerate(adapters):
+        if adapter.path is None:
+            raise InputError(f"an adapter must be a file here, got the digest {adapter.digest}", "adapters")
+        path = Path(adapter.path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such LoRA file")
+        if path.suffix != ".safetensors":
+            raise CheckpointError(f"{path}: only safetensors are accepted, other files can run code when they are read")
+        header(path)  # that it is whole
+        try:
+            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=f"lora{k}")
+        except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+            pipe.unload_lora_weights()
+            raise CheckpointError(f"{path}: is no LoRA for {name}: {str(error).splitlines()[0][:200]}") from error
+        if not any(f"lora{k}" in found for found in pipe.get_list_adapters().values()):
+            pipe.unload_lora_weights()
+            raise CheckpointError(f"{path}: is no LoRA for {name}: none of its layers is there")
+        names.append(f"lora{k}")
+    if names:
+        pipe.set_adapters(names, [adapter.strength for adapter in adapters])
 
 
 def _check(source: Source, pipe: Any) -> None:

@@ -79,7 +79,7 @@ class Source:
             if not folder.is_dir():
                 raise CheckpointError(f"{folder}: is missing; the download of {self.name} is not whole")
             if files := _weights(folder, self.name):
-                headers = [_header(file) for file in files]
+                headers = [header(file) for file in files]
                 values = sum(count for header in headers for count, _ in header)
                 parts.append(Part(name, values, sum(count * width for header in headers for count, width in header)))
         if not parts:
@@ -197,7 +197,7 @@ def _has_weights(config: Path) -> bool:
     )
 
 
-def _header(path: Path) -> list[tuple[int, int]]:
+def header(path: Path) -> list[tuple[int, int]]:
     """(values, bytes of each) of every tensor; checks that the file is as long as its header says."""
     size = path.stat().st_size
     try:
