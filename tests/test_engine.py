@@ -174,7 +174,7 @@ def test_the_catalogue_tells_the_truth_about_the_engine(engine: NativeEngine) ->
     assert c is engine.capabilities and c.samplers == tuple(SAMPLERS)
     assert c.seconds_step == SECONDS_PER_LATENT and c.seconds[1] == LONGEST * SECONDS_PER_LATENT
     assert isinstance(load("native"), NativeEngine) and load("fake").capabilities.name == "fake"
-    with pytest.raises(InputError, match="one of native, fake, got 'sora'"):
+    with pytest.raises(InputError, match="one of native, fake, a folder or ORG/NAME of an open model, got 'sora'"):
         load("sora")
 
 
