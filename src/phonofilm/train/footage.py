@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 GROUP = 16  # clips that are filmed together
 SIZES = ("square", "square", "square", "portrait", "landscape")  # groups take turns
 SECONDS = (3.0, 2.0, 3.0, 4.0)
-SOUNDS = 4  # times as many clips in a batch of sound alone, which still is less work
+SOUNDS = 4  # times as many clips in a batch of sound alone, whose strips are short
 TOKENS = 192  # of picture, in a square clip of 3 s: what a batch's nominal size refers to
 
 
