@@ -238,6 +238,10 @@ def test_out_of_memory_steps_down_and_says_so(checkpoint: Checkpoint, monkeypatc
     hooks = Hooks()
     clip, _ = join(maker.generate(wish("wan"), hooks))
     assert len(calls) == 2 and clip.frames.std() > 0 and any("stepping down" in note for note in hooks.notes)
+    calls[:] = []  # the next one does not fit beside what is loaded: it steps down further
+    hooks = Hooks()
+    assert join(maker.generate(wish("wan"), hooks))[0].frames.std() > 0
+    assert len(calls) == 2 and ["stepping down" in note for note in hooks.notes] == [True]
     calls[:] = []
     maker = OpenEngine(str(checkpoint("wan")), "cpu", precision="fp32", tiled=True)
     with pytest.raises(PhonofilmError, match="out of memory with cpu, fp32"):

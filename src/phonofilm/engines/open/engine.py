@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import json
 import logging
@@ -20,8 +19,9 @@ from phonofilm.energy import Meter, Receipt
 from phonofilm.engines.engine import Capabilities, Chunk, Hooks, Progress
 from phonofilm.engines.open.families import FAMILIES, Family, Way, able
 from phonofilm.engines.open.fill import FILLS, Given
+from phonofilm.engines.open.loading import adapt, first_line, load_pipeline, pipeline_class
 from phonofilm.engines.open.plan import Machine, Plan, choose, here
-from phonofilm.engines.open.source import INSTALL, Source, find
+from phonofilm.engines.open.source import Source, find
 from phonofilm.engines.open.watch import Watch, to_frames, to_samples
 from phonofilm.errors import CheckpointError, InputError, PhonofilmError
 from phonofilm.request import Adapter, Request
@@ -52,7 +52,7 @@ class OpenEngine:
         self.source = source or find(name)
         self.device, self.decided = device, {"precision": precision, "offload": offload, "tiled": tiled}
         self.family = self.source.family or self._inspected()
-        self.plan: Plan | None = None
+        self._plans: list[Plan] = []  # the one in use, and those that it may be stepped down to
         self._pipes: dict[str, Any] = {}
         self._adapters: tuple[Adapter, ...] = ()
 
@@ -132,39 +132,16 @@ class OpenEngine:
         return self._generate(request, self.check(request), hooks or Hooks())
 
     def _generate(self, request: Request, way: Way, hooks: Hooks) -> Iterator[Chunk]:
-        fps = request.fps or self.family.fps
-        wanted = 1 if request.picture else max(1, round(request.seconds * fps))
-        size = self.capabilities.pixels(request)
-        with Meter() as meter, contextlib.ExitStack() as stage:
-            stage.enter_context(meter.stage("condition"))
-            hooks.progress(Progress("condition", 0, 1))
-            given = self._given(request, size, fps, wanted)
-            past = given.clips.get("continue")
-            plans = self._plans(size, self.family.made(wanted), hooks)
-            while True:
-                stage.close()
-                try:
-                    with meter.stage("load"):
-                        pipe = self._load(way, plans[0])
-                        self._adapt(pipe, request)
-                    self.plan = plans[0]
-                    made = self._call(
-                        pipe, request, self._arguments(pipe, request, way, given, size, fps), hooks, meter
-                    )
-                    break
-                except MemoryError as error:
-                    self._drop()
-                    if len(plans) == 1:
-                        raise PhonofilmError(
-                            f"out of memory with {plans[0]}: ask for a smaller size or fewer seconds"
-                        ) from error
-                    hooks.notes.append(f"out of memory with {plans[0]}; stepping down to {plans[1]}")
-                    log.warning("%s", hooks.notes[-1])
-                    plans = plans[1:]
+        fps, wanted, size = self._measures(request)
+        with Meter() as meter:
+            with meter.stage("condition"):
+                hooks.progress(Progress("condition", 0, 1))
+                given = self._given(request, size, fps, wanted)
+            pipe, made = self._make(request, way, given, hooks, meter)
             with meter.stage("decode"):
                 clip = self._clip(pipe, made, size, fps, given.frames, wanted)
-                if past is not None:
-                    clip = _behind(past, clip)
+                if "continue" in given.clips:
+                    clip = _behind(given.clips["continue"], clip)
         receipt = Receipt.of(meter, asdict(request), request.seed, self._digest())
         samples = None if clip.audio is None or request.picture else clip.audio.samples
         rate = clip.audio.sample_rate if clip.audio is not None else 0
@@ -173,26 +150,49 @@ class OpenEngine:
     def raw(self, request: Request) -> Mapping[str, Any]:
         """What the pipeline itself returns, before it is cut and rounded: by the names of its output."""
         way = self.check(request)
-        fps = request.fps or self.family.fps
-        wanted, size = max(1, round(request.seconds * fps)), self.capabilities.pixels(request)
-        given = self._given(request, size, fps, wanted)
-        pipe = self._load(way, self._plans(size, self.family.made(wanted), Hooks())[0])
-        self._adapt(pipe, request)
+        fps, wanted, size = self._measures(request)
         with Meter() as meter:
-            return self._call(pipe, request, self._arguments(pipe, request, way, given, size, fps), Hooks(), meter)
+            return self._make(request, way, self._given(request, size, fps, wanted), Hooks(), meter)[1]
+
+    def _measures(self, request: Request) -> tuple[float, int, tuple[int, int]]:
+        """Frames a second, frames, and (width, height) of what is asked for."""
+        fps = request.fps or self.family.fps
+        wanted = 1 if request.picture else max(1, round(request.seconds * fps))
+        return fps, wanted, self.capabilities.pixels(request)
+
+    def _make(
+        self, request: Request, way: Way, given: Given, hooks: Hooks, meter: Meter
+    ) -> tuple[Any, Mapping[str, Any]]:
+        """The pipeline and its outputs by name, with the first plan whose memory suffices."""
+        fps, _, size = self._measures(request)
+        if not self._pipes:
+            self._plans = self._choose(size, given.frames, hooks)
+        while True:
+            plan = self._plans[0]
+            try:
+                with meter.stage("load"):
+                    pipe = self._load(way, plan)
+                    self._adapt(pipe, request)
+                return pipe, self._call(
+                    pipe, request, self._arguments(pipe, request, way, given, size, fps), hooks, meter
+                )
+            except MemoryError as error:
+                self._drop()
+                if len(self._plans) == 1:
+                    told = f"out of memory with {plan}: ask for a smaller size or fewer seconds"
+                    raise PhonofilmError(told) from error
+                self._plans = self._plans[1:]
+                hooks.notes.append(f"out of memory with {plan}; stepping down to {self._plans[0]}")
+                log.warning("%s", hooks.notes[-1])
 
     def _given(self, request: Request, size: tuple[int, int], fps: float, wanted: int) -> Given:
         """The given media at the film's size and rate."""
-        from phonofilm.media import read, read_audio, read_mask
+        from phonofilm.media import read, read_mask
 
         found: dict[str, Clip] = {}
         for condition in request.conditions:
             if condition.path is None:
                 raise InputError(f"the condition {condition.role!r} must be a file here, got {condition.digest}")
-            if condition.role == "audio":
-                blank = np.zeros((1, size[1], size[0], 3), np.uint8)
-                found["audio"] = Clip(blank, fps, read_audio(condition.path))
-                continue
             clip = read_mask(condition.path) if condition.role == "mask" else read(condition.path)
             frames = clips.fit(clip.frames, *size)
             if condition.role in ("video", "continue"):
@@ -290,10 +290,9 @@ class OpenEngine:
         return Clip(frames, fps, clips.lasting(Audio(samples[:, begin:], rate), len(frames) / fps))
 
     # --- parts --------------------------------------------------------------------------------------------------------
-    def _plans(self, size: tuple[int, int], frames: int, hooks: Hooks) -> list[Plan]:
+    def _choose(self, size: tuple[int, int], frames: int, hooks: Hooks) -> list[Plan]:
+        """The plans that fit, the fastest first; the choice is told."""
         machine = self._machine()
-        if self._pipes and self.plan is not None:
-            return [self.plan]  # it is loaded, and stays as it is
         found = choose(self.source, size, frames, machine, **self.decided)
         hooks.notes.append(f"{self.source.name}: {found[0]} (estimated) of {machine.free / 2**30:.1f} GiB free")
         return found
@@ -308,8 +307,6 @@ class OpenEngine:
         """The pipeline of a way; those of one group share their parts."""
         if way.pipeline in self._pipes:
             return self._pipes[way.pipeline]
-        from phonofilm.engines.open.loading import load_pipeline
-
         other = next(iter(self._pipes.values()), None)
         self._pipes[way.pipeline] = load_pipeline(self.source, way.pipeline, plan, self.family, other)
         return self._pipes[way.pipeline]
@@ -317,8 +314,6 @@ class OpenEngine:
     def _adapt(self, pipe: Any, request: Request) -> None:
         """Put the request's adapters on, and take others off."""
         if request.adapters != self._adapters:
-            from phonofilm.engines.open.loading import adapt
-
             self._adapters = ()
             adapt(pipe, request.adapters, self.source.name)
             self._adapters = request.adapters
@@ -379,28 +374,6 @@ class OpenEngine:
             guidance_name="guidance_scale" if "guidance_scale" in allowed else "",
             negative="negative_prompt" in allowed, mixed=False, steps=default("num_inference_steps", 50),
         )  # fmt: skip
-
-
-def pipeline_class(name: str) -> Any:
-    """A pipeline class of diffusers. Raises InputError where it, or diffusers, is not installed."""
-    try:
-        diffusers = importlib.import_module("diffusers")
-        logging.getLogger("torchao").setLevel(logging.ERROR)  # what it says of parts for other GPUs
-        for library in ("diffusers", "transformers"):
-            speech = importlib.import_module(f"{library}.utils.logging")
-            speech.set_verbosity_error()
-            speech.disable_progress_bar()
-    except ImportError as error:
-        raise InputError(f"open models need more packages: {INSTALL}", "model") from error
-    found = getattr(diffusers, name, None)
-    if found is None:
-        raise CheckpointError(f"diffusers {diffusers.__version__} does not know the pipeline {name}: a newer one may")
-    return found
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _follow(start: Any, path: str) -> Any:

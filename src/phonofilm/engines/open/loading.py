@@ -19,14 +19,34 @@ log = logging.getLogger(__name__)
 EXACT: Final = ("vae", "audio_vae", "vocoder", "video_vae", "sound_tokenizer")  # stay float32 on a CPU
 
 
+def pipeline_class(name: str) -> Any:
+    """A pipeline class of diffusers. Raises InputError where it, or diffusers, is not installed."""
+    try:
+        diffusers = importlib.import_module("diffusers")
+        logging.getLogger("torchao").setLevel(logging.ERROR)  # what it says of parts for other GPUs
+        for library in ("diffusers", "transformers"):
+            speech = importlib.import_module(f"{library}.utils.logging")
+            speech.set_verbosity_error()
+            speech.disable_progress_bar()
+    except ImportError as error:
+        raise InputError(f"open models need more packages: {INSTALL}", "model") from error
+    found = getattr(diffusers, name, None)
+    if found is None:
+        raise CheckpointError(f"diffusers {diffusers.__version__} does not know the pipeline {name}: a newer one may")
+    return found
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def load_pipeline(source: Source, name: str, plan: Plan, family: Family, other: Any = None) -> Any:
     """A pipeline of class `name`, in evaluation mode. other: one of the same group, whose parts are taken over.
 
     Raises CheckpointError with one line when the files and the class do not fit each other.
     """
     source.parts  # noqa: B018 (looks through it first)
-    from phonofilm.engines.open.engine import first_line, pipeline_class
-
     cls = pipeline_class(name)
     if other is not None and not family.modular:
         return cls.from_pipe(other)
@@ -87,7 +107,7 @@ def adapt(pipe: Any, adapters: Sequence[Adapter], name: str) -> None:
             pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=f"lora{k}")
         except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
             pipe.unload_lora_weights()
-            raise CheckpointError(f"{path}: is no LoRA for {name}: {str(error).splitlines()[0][:200]}") from error
+            raise CheckpointError(f"{path}: is no LoRA for {name}: {first_line(error)[:200]}") from error
         if not any(f"lora{k}" in found for found in pipe.get_list_adapters().values()):
             pipe.unload_lora_weights()
             raise CheckpointError(f"{path}: is no LoRA for {name}: none of its layers is there")
