@@ -18,7 +18,9 @@ from phonofilm.latents import AUDIO_CHANNELS, BOARD_CHANNELS, Geometry, patchify
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig, attend, rotate
 from phonofilm.storyboard import UNREADABLE, channels
 
-SMALL = DenoiserConfig(width=64, blocks=2, head=32, text_width=24, detail=16, detail_blocks=3, board_detail=16)
+SMALL = DenoiserConfig(
+    width=64, blocks=2, head=32, text_width=24, detail=16, detail_blocks=3, board_detail=16, sound_detail=16
+)
 STRIP = Geometry(3, 2, 3, 6, (0.0,), boards=3)
 
 
@@ -43,13 +45,13 @@ def question(B: int = 2, geometry: Geometry = STRIP) -> tuple[Tensor, Tensor, Te
 
 @torch.no_grad()
 def test_a_fresh_denoiser_answers_what_can_be_said_of_each_value_by_itself() -> None:
-    """The linear estimate of picture and storyboard, and zero; its blocks do nothing."""
+    """The linear estimate of picture, sound and storyboard; its blocks do nothing."""
     x, t, text = question()
     answer = Denoiser(SMALL, compute=torch.float32)(x, t, text, STRIP)
     gain = ((1 - t) / ((1 - t).square() + t.square()))[..., None]
-    for tokens in (STRIP.video, STRIP.board):
+    for tokens in (STRIP.video, STRIP.audio, STRIP.board):
         torch.testing.assert_close(answer[:, tokens], (x * gain)[:, tokens])
-    assert not answer[:, STRIP.video.stop : STRIP.board.start].any()
+    assert not answer[:, STRIP.extra].any()
     clean = torch.randn(10_000)
     noisy = 0.7 * clean + 0.3 * torch.randn(10_000)
     fit = float((noisy * clean).sum() / noisy.square().sum())  # least squares
@@ -139,6 +141,26 @@ def test_a_storyboard_is_drawn_on_the_picture_where_it_can_be_read() -> None:
             x[:, STRIP.board, channels("kind", 0).start + kind] = 2
             answers.append(model(x, t, text, STRIP))
         assert ((answers[0] - answers[1])[:, STRIP.video].abs().max() > 1e-4) == drawn, level
+
+
+@pytest.mark.parametrize(("instant", "end", "near"), [(0.0, 0, [0.5, 1.5, 2.5]), (0.75, 1, [2.5, 1.5, 0.5])])
+@torch.no_grad()
+def test_the_detailer_sees_a_given_image_the_more_the_nearer_it_is(instant: float, end: int, near: list[float]) -> None:
+    model, g = awake(), Geometry(3, 2, 3, images=(instant,), boards=3)
+    x, t, _ = question(1, g)
+    t[:, g.board] = 0
+    other, lost = x.clone(), t.clone()
+    other[:, g.extra] += 1
+    lost[:, g.extra] = 1
+    assert not torch.equal(model.paint(other, t, g), model.paint(x, t, g))
+    assert torch.equal(model.paint(other, lost, g), model.paint(x, lost, g))
+    shown = model._stills(x[:, g.extra], t[:, g.extra], g)
+    assert shown is not None
+    ends = shown.unflatten(-1, (2, 2, 33))  # beginning and end; evenly and fading; image and 1
+    assert not ends[..., 1 - end, :, :].any() and (ends[..., end, 0, -1] == 1).all()
+    torch.testing.assert_close(ends[0, :, 1, 2, end, 1, -1], torch.exp(-torch.tensor(near)))
+    image = unpatchify(x[:, g.extra], 2, 3)[0, :, 0].permute(1, 2, 0)
+    torch.testing.assert_close(ends[0, 1, :, :, end, 0, :-1], image)
 
 
 @torch.no_grad()
@@ -256,5 +278,5 @@ def test_impossible_sizes_are_named() -> None:
 
 def test_the_shipped_size_fits_its_budget() -> None:
     model = Denoiser()
-    assert sum(p.numel() for p in model.parameters()) < 9.95e6
+    assert sum(p.numel() for p in model.parameters()) < 10.4e6
     assert math.isclose(model.block_parameters, 8 * (12 * 256**2 + 49 * 1024 + 4))

@@ -173,23 +173,28 @@ def test_the_strip_takes_a_storyboard_and_gives_it_back() -> None:
     assert torch.equal(beside[:, : g.n], alone) and (beside[:, g.n :, BOARD_CHANNELS:] == 0).all()
 
 
-@pytest.mark.parametrize("given", [False, True])
-def test_it_is_drawn_ahead_with_what_is_given_in_sight(given: bool) -> None:
-    g = Geometry(2, 2, 2, 4)
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [("nothing", Geometry(0, 2, 2)), ("audio", Geometry(0, 2, 2, 4)), ("video", Geometry(2, 2, 2, 4)),
+     ("extra", Geometry(0, 2, 2, 4, (0.5,)))],
+)  # fmt: skip
+def test_it_is_drawn_ahead_with_what_is_given_in_sight(given: str, seen: Geometry) -> None:
+    g = Geometry(2, 2, 2, 4, (0.5,) if given == "extra" else ())
     x, mask = torch.randn(1, g.n, 128), torch.ones(1, g.n)
-    if given:
-        mask[:, g.audio] = 0
+    if given != "nothing":
+        mask[:, getattr(g, given)] = 0
     asked: list[Geometry] = []
 
     def bind(geometry: Geometry) -> Any:
         def denoise(x_BND: Tensor, t_BN: Tensor) -> Tensor:
             asked.append(geometry)
             rest = slice(0, geometry.board.start)
-            assert torch.equal(x_BND[:, rest], x[:, rest]) and torch.equal(t_BN[:, rest], mask[:, rest])
+            shown = slice(g.n - seen.n, None) if seen.n else slice(0, 0)
+            assert torch.equal(x_BND[:, rest], x[:, shown]) and torch.equal(t_BN[:, rest], mask[:, shown])
             return torch.full_like(x_BND, 3.0)
 
         return denoise
 
     board = draw_board(bind, x, mask, g, torch.randn(1, 2, 128), Euler(), uniform_times(3))
-    assert len(asked) == 3 and set(asked) == {replace(g, boards=2) if given else Geometry(0, 2, 2, boards=2)}
+    assert len(asked) == 3 and set(asked) == {replace(seen, boards=2)}
     torch.testing.assert_close(board, torch.full((1, 2, 128), 3.0))

@@ -27,7 +27,16 @@ from phonofilm.train.tasks import Batch, Tasks, ask, error, mean_error
 
 CPU = torch.device("cpu")
 SMALL = DenoiserConfig(
-    width=64, blocks=2, head=32, text_width=32, detail=16, detail_blocks=1, board_detail=16, board_blocks=1
+    width=64,
+    blocks=2,
+    head=32,
+    text_width=32,
+    detail=16,
+    detail_blocks=1,
+    board_detail=16,
+    board_blocks=1,
+    sound_detail=16,
+    sound_blocks=1,
 )
 TEXT = TextEncoderConfig(vocab=130, width=32, layers=1, heads=2, max_length=8)
 ONLY_TEXT = Tasks(picture=0, first=0, last=0, continuation=0, video=0, audio=0, untold=0, alone=0)
@@ -163,7 +172,7 @@ def test_storyboards_alone_are_a_strip_of_their_own() -> None:
 def test_sounds_alone_have_their_storyboards_beside_them() -> None:
     full = with_boards(0, B=400, T=2)
     batch = {k: full[k] for k in ("audio_z", "board", "captions")} | {"shape": (2, 2), "has_audio": torch.ones(400) > 0}
-    q = ask(batch, replace(ONLY_TEXT, legible=0.5, unread=0.5), generator(), CPU)
+    q = ask(batch, replace(ONLY_TEXT, legible=0.5, unread=0.5, heard=0), generator(), CPU)
     g = q.geometry
     assert g == Geometry(0, 2, 2, 4, boards=2) and q.learn_BN[:, g.audio].all()
     assert (q.t_BN[:, g.board] == 0).all(1).float().mean() == pytest.approx(0.5, abs=0.1)
@@ -172,7 +181,7 @@ def test_sounds_alone_have_their_storyboards_beside_them() -> None:
 
 
 def test_the_detailer_alone_paints_beneath_a_storyboard() -> None:
-    q = ask(with_boards(0, T=2), Tasks(alone=1), generator(), CPU)
+    q = ask(with_boards(0, T=2), Tasks(alone=1, first=0, last=0, hidden=0, continuation=0), generator(), CPU)
     g = q.geometry
     assert q.alone and g == Geometry(2, 2, 2, boards=2) and (q.t_BN[:, g.board] == 0).all()
     assert (q.learn_BN[:, g.video] == 1).all() and (q.learn_BN[:, g.board] == 0).all()
@@ -181,6 +190,35 @@ def test_the_detailer_alone_paints_beneath_a_storyboard() -> None:
     taught = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None}
     assert taught == {"detailer", "drawn_detail"}
     assert not ask(make_batch(0), Tasks(alone=1), generator(), CPU).alone  # no storyboard to see
+
+
+def test_the_detailer_sees_stills_and_what_is_around_a_rectangle() -> None:
+    batch = with_boards(0, T=4)
+    q = ask(batch, Tasks(alone=1, first=1, last=1, hidden=0, continuation=0), generator(), CPU)
+    g = q.geometry
+    assert (
+        q.alone and g.images == (0.0, 1.0) and (q.t_BN[:, g.extra] == 0).all() and (q.learn_BN[:, g.extra] == 0).all()
+    )
+    hidden = ask(batch, Tasks(alone=1, first=0, last=0, hidden=1, continuation=0), generator(), CPU)
+    learn = hidden.learn_BN[:, g.video].view(-1, 4, g.height, g.width)
+    assert (learn == learn[:, :1]).all() and 0 < learn.mean() < 1
+    assert torch.equal(hidden.x_BND[:, g.video][hidden.learn_BN[:, g.video] == 0],
+                       hidden.x0_BND[:, g.video][hidden.learn_BN[:, g.video] == 0])  # fmt: skip
+    rows, columns = learn[0, 0].amax(1), learn[0, 0].amax(0)
+    assert torch.equal(learn[0, 0], rows[:, None] * columns)
+    begun = ask(batch, Tasks(alone=1, hidden=0, continuation=1, video=0, audio=0), generator(), CPU)
+    learn = begun.learn_BN[:, g.video].view(-1, 4, g.n_picture)
+    assert (learn[:, 0] == 0).all() and (learn[:, 2:] == 1).all()
+
+
+def test_a_sound_that_is_given_asks_for_its_storyboard() -> None:
+    batch = with_boards(0, T=4)
+    heard = {k: batch[k] for k in ("audio_z", "board", "captions", "first_still", "last_still")}
+    heard |= {"shape": (2, 2), "has_audio": torch.ones(len(batch["captions"]), dtype=torch.bool)}
+    q = ask(heard, Tasks(continuation=0, heard=1, first=1, last=0), generator(), CPU)
+    g = q.geometry
+    assert not g.latents and g.images == (0.0,)
+    assert (q.t_BN[:, g.audio] == 0).all() and (q.t_BN[:, g.board] > 0).all() and (q.learn_BN[:, g.board] == 1).all()
 
 
 def test_a_picture_has_the_storyboard_of_its_frame() -> None:
@@ -260,7 +298,7 @@ def test_values_fall_into_their_buckets() -> None:
 def test_muon_gets_the_matrices_of_all_blocks_and_nothing_else() -> None:
     model = Generator(SMALL, TEXT)
     matrices, rest = split_parameters(model)
-    assert sum(p.numel() for p in matrices) == 12 * 64**2 * 2 + 12 * 32**2 + 10 * 16**2 + 4 * 16**2
+    assert sum(p.numel() for p in matrices) == 12 * 64**2 * 2 + 12 * 32**2 + (10 + 4 + 4) * 16**2
     assert len(matrices) + len(rest) == len(list(model.parameters()))
     assert all(p.ndim == 2 for p in matrices)
 

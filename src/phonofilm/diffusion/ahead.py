@@ -1,7 +1,7 @@
 """The storyboard ahead of picture and sound: what is given in sight, noise where the rest will be.
 
-Semantics first, then texture beneath them (2512.04926). Where nothing of picture and sound is given, a strip of the
-storyboard alone will do, which is a tenth of the work.
+Semantics first, then texture beneath them (2512.04926). Tracks of which nothing is given are left out of the strip:
+the storyboard alone is a tenth of the work.
 
 Shapes: B strips, N tokens, D = 128 width of a token, T tokens of the storyboard.
 """
@@ -38,17 +38,17 @@ def draw_board(
         sampler, times, callback: see `Sampler`.
     """
     B, T = noise_BTD.shape[:2]
-    if bool((mask_BN == 1).all()):
-        alone = bind(Geometry(0, geometry.height, geometry.width, boards=T))
+    unseen = bool((mask_BN[:, geometry.video] == 1).all())
+    given = slice(0, None)
+    if unseen and not geometry.images and bool((mask_BN == 1).all()):
+        given, geometry = slice(0, 0), Geometry(0, geometry.height, geometry.width)
+    elif unseen:
+        given, geometry = slice(geometry.n_video, None), replace(geometry, latents=0)
+    geometry = replace(geometry, boards=T)
+    bound, x_BND, mask_BN = bind(geometry), x_BND[:, given], mask_BN[:, given]
 
-        def denoise(x_BTD: Tensor, t_BT: Tensor) -> Tensor:
-            return steady(alone(x_BTD, t_BT))
-    else:
-        full = replace(geometry, boards=T)
-        whole = bind(full)
-
-        def denoise(x_BTD: Tensor, t_BT: Tensor) -> Tensor:
-            answer_BND = whole(torch.cat([x_BND, x_BTD], dim=1), torch.cat([mask_BN, t_BT], dim=1))
-            return steady(answer_BND[:, full.board])
+    def denoise(x_BTD: Tensor, t_BT: Tensor) -> Tensor:
+        answer_BND = bound(torch.cat([x_BND, x_BTD], dim=1), torch.cat([mask_BN, t_BT], dim=1))
+        return steady(answer_BND[:, geometry.board])
 
     return sampler(denoise, noise_BTD, noise_BTD.new_ones(B, T), times, callback)

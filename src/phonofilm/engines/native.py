@@ -87,7 +87,9 @@ class NativeEngine:
     @cached_property
     def _model(self) -> tuple[Denoiser, TextEncoder, str]:
         stored = checkpoint.load(self.folder / "denoiser.safetensors", kind="denoiser")
-        denoiser = Denoiser(DenoiserConfig(**{"storyboard": False, **stored.config["denoiser"]}))
+        denoiser = Denoiser(
+            DenoiserConfig(**{"storyboard": False, "sound_detail": 0, "stills": False, **stored.config["denoiser"]})
+        )
         text = TextEncoder(TextEncoderConfig(**stored.config["text"]))
         for prefix, module in (("denoiser.", denoiser), ("text.", text)):
             module.load_state_dict(

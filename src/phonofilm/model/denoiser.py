@@ -33,6 +33,7 @@ from phonofilm.latents import (
     TOKEN_WIDTH,
     VIDEO_CHANNELS,
     Geometry,
+    unpatchify,
 )
 from phonofilm.model.detailer import Detailer
 from phonofilm.model.layers import Linear, norm
@@ -63,11 +64,14 @@ class DenoiserConfig:
     storyboard: bool = True  # whether it knows that track
     board_detail: int = 192  # channels of the storyboard's detailer
     board_blocks: int = 4  # its convolutions along time
+    sound_detail: int = 128  # channels of the sound's detailer; 0 for none
+    sound_blocks: int = 4  # its convolutions along time
+    stills: bool = True  # whether the picture's detailer sees the appended images
 
     def __post_init__(self) -> None:
         if self.width % self.head or self.head % 8:
             raise ValueError(f"width {self.width} must be a multiple of head {self.head}, and that a multiple of 8")
-        for name in ("detail_blocks", "board_blocks"):
+        for name in ("detail_blocks", "board_blocks", "sound_detail", "sound_blocks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("blocks", "expansion", "text_width", "cosines", "roles", "fold", "detail", "board_detail"):
@@ -167,6 +171,12 @@ class Denoiser(nn.Module):
             self.detailer = Detailer(VIDEO_CHANNELS, config.detail, in_time, config.cosines)
         else:
             self.video_out = Linear(width, config.fold * TOKEN_WIDTH, std=0)
+        if config.detail_blocks and config.stills:
+            self.still_detail = Linear(4 * (VIDEO_CHANNELS + 1), config.detail, std=0)
+        if config.sound_detail:
+            self.known_sound = Linear(width, config.sound_detail)
+            along = [True] * config.sound_blocks
+            self.sound_detailer = Detailer(AUDIO_CHANNELS, config.sound_detail, along, config.cosines)
         if config.storyboard:
             self.board_in = Linear(BOARD_CHANNELS, width)
             self.known_board = Linear(width, config.board_detail)
@@ -175,6 +185,8 @@ class Denoiser(nn.Module):
             self.shape = Linear(3, width, std=0.1)  # rows and columns of the picture, 1
             self.drawn = Linear(config.fold * PATCH**2 * SPLAT, width, std=0)
             self.cued = Linear(3 * BOARD_CHANNELS, COLUMNS_PER_LATENT * width, std=0)
+            if config.sound_detail:
+                self.cued_detail = Linear(3 * BOARD_CHANNELS, COLUMNS_PER_LATENT * config.sound_detail)
             if config.detail_blocks:
                 self.drawn_detail = Linear(SPLAT + OUTLINE, config.detail, std=0.25)
         self._run_block: Callable[..., Tensor] = _run_block
@@ -222,7 +234,7 @@ class Denoiser(nn.Module):
 
         audio_BSW = self.audio_in(x_BND[:, g.audio, :AUDIO_CHANNELS])
         if g.boards and g.n_audio:
-            audio_BSW = audio_BSW + self._cue(x_BND[:, g.board], t_BN[:, g.board])
+            audio_BSW = audio_BSW + self._cue(x_BND[:, g.board], t_BN[:, g.board], self.cued)
         video_BSW = self.video_in(video_BSD)
         if drawn_BTHWK is not None:
             video_BSW = video_BSW + self.drawn(self._fold(_tokens(drawn_BTHWK[..., :SPLAT]), folds, g))
@@ -248,7 +260,7 @@ class Denoiser(nn.Module):
 
         scale, shift = self.modulation(basis_BMR[:, lead:]).chunk(2, dim=-1)
         h_BSW = (norm(x_BMW[:, lead:]) * (1 + scale) + shift).to(dtype)
-        audio_BSD = F.pad(self.audio_out(h_BSW[:, sound]), (0, TOKEN_WIDTH - AUDIO_CHANNELS))
+        audio_BSD = self._detail_sound(exact_BND, t_BN, h_BSW[:, sound], g)
         if not config.detail_blocks:
             video_BND = self._unfold(self.video_out(h_BSW[:, video]), folds, g).float()
         elif folds:
@@ -256,7 +268,7 @@ class Denoiser(nn.Module):
             video_BND = self._detail(exact_BND, t_BN, known_BND, drawn_BTHWK, g)
         else:
             video_BND = x_BND[:, g.video].float()
-        answer = [video_BND, audio_BSD.float(), torch.zeros_like(x_BND[:, g.extra], dtype=torch.float32)]
+        answer = [video_BND, audio_BSD, torch.zeros_like(x_BND[:, g.extra], dtype=torch.float32)]
         if g.boards:
             known_BTD = self.known_board(h_BSW[:, board])
             answer.append(self._detail_board(exact_BND[:, g.board], t_BN[:, g.board], known_BTD))
@@ -270,12 +282,29 @@ class Denoiser(nn.Module):
         drawn = [draw(x_BND[:, g.board], g.height, g.width).to(self.compute) for draw in (splat, outline)]
         return torch.cat(drawn, dim=-1) * legible_BT[..., None, None, None].to(self.compute)
 
-    def _cue(self, x_BTD: Tensor, t_BT: Tensor) -> Tensor:
+    def _cue(self, x_BTD: Tensor, t_BT: Tensor, cued: Linear) -> Tensor:
         """What the storyboard says of each column of sound, its own token and those around it: (B, S, W)."""
         legible_BTD = x_BTD[..., :BOARD_CHANNELS] * (1 - t_BT / UNREADABLE).clamp(min=0)[..., None].to(x_BTD.dtype)
         around = F.pad(legible_BTD, (0, 0, 1, 1))
-        cued_BTW: Tensor = self.cued(torch.cat([around[:, :-2], legible_BTD, around[:, 2:]], dim=-1))
-        return cued_BTW.view(len(x_BTD), -1, self.config.width)
+        cued_BTW: Tensor = cued(torch.cat([around[:, :-2], legible_BTD, around[:, 2:]], dim=-1))
+        return cued_BTW.view(len(x_BTD), COLUMNS_PER_LATENT * x_BTD.shape[1], -1)
+
+    def _detail_sound(self, x_BND: Tensor, t_BN: Tensor, h_BSW: Tensor, g: Geometry) -> Tensor:
+        """The clean sound (B, S, 128) float32: the transformer's answer, and what its detailer adds."""
+        answer_BSD = self.audio_out(h_BSW).float()
+        if self.config.sound_detail and g.columns:
+            run = self._run_block if self.training else _run_block
+            known_BSD = self.known_sound(h_BSW)
+            if g.boards:
+                known_BSD = known_BSD + self._cue(
+                    x_BND[:, g.board].to(self.compute), t_BN[:, g.board], self.cued_detail
+                )
+            noisy_BSZ, t_BS = x_BND[:, g.audio, :AUDIO_CHANNELS], t_BN[:, g.audio]
+            noisy, level, known, basis = (  # latents of one place
+                x[:, :, None, None] for x in (noisy_BSZ, t_BS[..., None], known_BSD, self._waves(t_BS).to(self.compute))
+            )
+            answer_BSD = answer_BSD + self.sound_detailer(noisy, level, known, basis, run)[:, :, 0, 0]
+        return F.pad(answer_BSD, (0, TOKEN_WIDTH - AUDIO_CHANNELS))
 
     def _detail_board(self, x_BTD: Tensor, t_BT: Tensor, known_BTD: Tensor) -> Tensor:
         """The clean storyboard (B, T, 128) float32, from what the transformer knows of each of its tokens."""
@@ -296,6 +325,7 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Clean video tokens (B, n_video, D). known: what the transformer knows of each, side by side by latent."""
         B, (h, w), run = len(x_BND), (g.height, g.width), self._run_block if self.training else _run_block
+        stills_BTHWK = self._stills(x_BND[:, g.extra], t_BN[:, g.extra], g)
         x_BND, t_BN = x_BND[:, g.video], t_BN[:, g.video]
 
         def grid(x: Tensor) -> Tensor:  # tokens, each with channel, row, column → (B, T, H, W, channels)
@@ -308,10 +338,34 @@ class Denoiser(nn.Module):
         parts = [] if known_BND is None else [grid(known_BND)]
         if drawn_BTHWK is not None:
             parts.append(self.drawn_detail(drawn_BTHWK))
+        if stills_BTHWK is not None:
+            parts.append(self.still_detail(stills_BTHWK))
         known_BTHWD = sum(parts[1:], start=parts[0])
         clean: Tensor = self.detailer(grid(x_BND), t_BTHW1, known_BTHWD, basis_BTHWR, run)
         clean = clean.view(B, g.latents, h, PATCH, w, PATCH, VIDEO_CHANNELS).permute(0, 1, 2, 4, 6, 3, 5)
         return clean.reshape(B, g.n_video, TOKEN_WIDTH)
+
+    def _stills(self, x_BND: Tensor, t_BN: Tensor, g: Geometry) -> Tensor | None:
+        """What the appended images show at each latent, (B, T, H, W, K), or None: for the clip's beginning and for its
+        end the image and 1, and both again, the less the further away its instant is; 0 where there is none."""
+        if not g.images or not self.config.stills:
+            return None
+        B = len(x_BND)
+        shown: list[Tensor] = [x_BND.new_zeros(B, g.latents, g.height * PATCH, g.width * PATCH, 0)]
+        middles = (torch.arange(g.latents, device=x_BND.device) + 0.5) * SECONDS_PER_LATENT
+        ends: list[Tensor | None] = [None, None]
+        for k, instant in enumerate(g.images):
+            span = slice(k * g.n_picture, (k + 1) * g.n_picture)
+            image = unpatchify(x_BND[:, span], g.height, g.width).permute(0, 2, 3, 4, 1)
+            image = F.pad(image, (0, 1), value=1.0) * (1 - t_BN[:, span].mean(1))[:, None, None, None, None]
+            near_T = torch.exp(-(middles - instant).abs() / SECONDS_PER_LATENT)
+            ends[2 * instant > g.seconds] = torch.cat(
+                [image.expand(-1, g.latents, -1, -1, -1), image * near_T[:, None, None, None]], -1
+            )
+        for end in ends:
+            nothing = x_BND.new_zeros(*shown[0].shape[:-1], 2 * (VIDEO_CHANNELS + 1))
+            shown.append(nothing if end is None else end)
+        return torch.cat(shown, dim=-1).to(self.compute)
 
     # --- between strip and stream -----------------------------------------------------------------------------------
     def _fold(self, x_BND: Tensor, folds: int, g: Geometry) -> Tensor:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 GROUP = 16  # clips that are filmed together
 SIZES = ("square", "square", "square", "portrait", "landscape")  # groups take turns
 SECONDS = (3.0, 2.0, 3.0, 4.0)
+SOUND = ("audio_z", "heard", "first_still", "last_still")  # what a batch of sound alone holds
 SOUNDS = 4  # times as many clips in a batch of sound alone, whose strips are short
 TOKENS = 192  # of picture, in a square clip of 3 s: what a batch's nominal size refers to
 
@@ -187,7 +188,7 @@ class Footage:
         count = max(1, min(round(self.batch * TOKENS / tokens / 4) * 4 or self.batch, 2 * self.batch))
         tensors = bucket.tensors
         if self.boards and torch.rand((), generator=generator) < self.sounds and "audio_z" in tensors:
-            tensors = {name: z for name, z in tensors.items() if name in ("audio_z", "heard")}
+            tensors = {name: z for name, z in tensors.items() if name in SOUND}
             count *= SOUNDS
         rows = torch.randint(len(bucket.about), (count,), generator=generator)
         draws = torch.randint(2**31, (count,), generator=generator).tolist()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from phonofilm.diffusion.noise import add_noise
 from phonofilm.diffusion.schedule import draw_times
-from phonofilm.latents import Geometry, Latents, pack, with_board
+from phonofilm.latents import SECONDS_PER_LATENT, Geometry, Latents, pack, with_board
 from phonofilm.storyboard import hold
 
 Batch = Mapping[str, Any]
@@ -30,15 +30,17 @@ class Tasks:
 
     # for a whole batch, since they change its geometry; they need stills
     picture: float = 0.04  # a single image is to be made, without sound
-    first: float = 0.14  # the first image is given, appended
-    last: float = 0.1  # the last image is given, appended; with the first one or without
-    alone: float = 0.7  # the detailer alone paints beneath a clean storyboard: much cheaper; needs storyboards
+    first: float = 0.25  # the first image is given, appended
+    last: float = 0.2  # the last image is given, appended; with the first one or without
+    alone: float = 0.95  # the detailer alone paints beneath a clean storyboard: much cheaper; needs storyboards
     # for each sample; at most one of them
-    continuation: float = 0.1  # the beginning is given, picture and sound
-    video: float = 0.06  # the picture is given, the sound is to be made
-    audio: float = 0.06  # the sound is given, the picture is to be made
+    continuation: float = 0.15  # the beginning is given, picture and sound
+    video: float = 0.15  # the picture is given, the sound is to be made
+    audio: float = 0.1  # the sound is given, the picture is to be made
+    heard: float = 0.3  # the sound is given, where there is none but it and a storyboard to be made
+    hidden: float = 0.1  # a part of the picture is given, a rectangle is to be made; for the detailer alone
     # the storyboard, for each sample
-    legible: float = 0.5  # share that see it clean
+    legible: float = 0.5  # share that see it clean, of those to whom nothing else is given
     unread: float = 0.15  # share that see noise in its place, as where a clip has none; else its level is drawn
     board_mean: float = 0.5  # of logit(t); a storyboard has few tokens, and must be exact
     ahead: float = 0.5  # share of those drawn whose picture and sound are still noise, as when a clip is begun
@@ -59,6 +61,8 @@ class Tasks:
             "continuation",
             "video",
             "audio",
+            "heard",
+            "hidden",
             "legible",
             "unread",
             "ahead",
@@ -97,20 +101,26 @@ def ask(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device)
     x0_BND = strip.values_BND.to(device, torch.float32)
     B = len(x0_BND)
     given_BN = strip.mask_BN.cpu() == 0
+    asked_B = torch.zeros(B, dtype=torch.bool)  # of which the storyboard is to be found from what is given
+    asked_B |= bool(g.images)
     for b, kind in enumerate(torch.rand(B, generator=draw).tolist()):
         if kind < tasks.continuation:
             longest = g.latents // 2
             if longest >= tasks.shortest:
+                asked_B[b] = True
                 count = int(torch.randint(tasks.shortest, longest + 1, (), generator=draw))
                 given_BN[b, g.video_span(0, count)] = True
                 if g.columns:
                     given_BN[b, g.audio_span(0, count)] = True
-        elif not g.latents or not g.columns or not has_audio_B[b]:
+        elif not g.columns or not has_audio_B[b]:
             continue
+        elif not g.latents:
+            if kind < tasks.continuation + tasks.heard:
+                asked_B[b] = given_BN[b, g.audio] = True
         elif kind < tasks.continuation + tasks.video:
-            given_BN[b, g.video] = True
+            asked_B[b] = given_BN[b, g.video] = True
         elif kind < tasks.continuation + tasks.video + tasks.audio:
-            given_BN[b, g.audio] = True
+            asked_B[b] = given_BN[b, g.audio] = True
 
     t_B2 = draw_times((B, 2), draw, mean=tasks.mean, deviation=tasks.deviation, uniform=tasks.uniform)
     shared_B = torch.rand(B, generator=draw) < tasks.shared
@@ -118,7 +128,7 @@ def ask(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device)
     t_BN = t_B2[:, :1].repeat(1, g.n)
     t_BN[:, g.audio] = t_B2[:, 1:]
     if g.boards:
-        t_BN = _board_levels(t_BN, g, tasks, draw)
+        t_BN = _board_levels(t_BN, g, tasks, draw, asked_B)
         given_BN |= t_BN == 0
     t_BN[given_BN] = 0
     learn_BN = (~given_BN).float()
@@ -133,9 +143,15 @@ def ask(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device)
 
 
 def _ask_alone(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device) -> Question:
-    """The picture alone, beneath its storyboard."""
-    strip = with_board(pack(batch["video_z"]), batch["board"], free=0)
+    """The picture alone, beneath its storyboard; some with images, a beginning or all around a rectangle given."""
+    images = _images(batch, tasks, torch.rand(2, generator=draw).tolist())
+    strip = with_board(pack(batch["video_z"], images=images), batch["board"], free=0)
     g, x0_BND = strip.geometry, strip.values_BND.to(device, torch.float32)
+    for b, kind in enumerate(torch.rand(len(x0_BND), generator=draw).tolist()):
+        if kind < tasks.hidden:
+            strip.mask_BN[b, g.video] = _rectangle(g, draw).repeat(g.latents)
+        elif kind < tasks.hidden + tasks.continuation and g.latents > tasks.shortest:
+            strip.mask_BN[b, g.video_span(0, int(torch.randint(1, g.latents // 2 + 1, (), generator=draw)))] = 0
     times = draw_times((len(x0_BND), 1), draw, mean=tasks.mean, deviation=tasks.deviation, uniform=tasks.uniform)
     t_BN = (strip.mask_BN.cpu() * times).to(device)
     noise_BND = torch.randn(x0_BND.shape, generator=_twin(draw, device), device=device)
@@ -143,14 +159,24 @@ def _ask_alone(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.
     return Question(add_noise(x0_BND, noise_BND, t_BN), t_BN, x0_BND, (t_BN > 0).float(), untold_B, g, alone=True)
 
 
-def _board_levels(t_BN: Tensor, g: Geometry, tasks: Tasks, draw: torch.Generator) -> Tensor:
-    """The noise levels with those of the storyboard: a level of its own, 0 or 1."""
+def _rectangle(g: Geometry, draw: torch.Generator) -> Tensor:
+    """(h w,) 1 in a rectangle of tokens, 0 around it."""
+    edges = [torch.randint(side + 1, (2,), generator=draw).sort().values.tolist() for side in (g.height, g.width)]
+    inside = torch.zeros(g.height, g.width)
+    (top, bottom), (left, right) = edges
+    inside[top : bottom + 1, left : right + 1] = 1
+    return inside.flatten()
+
+
+def _board_levels(t_BN: Tensor, g: Geometry, tasks: Tasks, draw: torch.Generator, asked_B: Tensor) -> Tensor:
+    """The noise levels with those of the storyboard: a level of its own, 0 or 1; of those asked for it never 0."""
     B = len(t_BN)
     kind_B = torch.rand(B, generator=draw)
     t_B = draw_times((B,), draw, mean=tasks.board_mean, deviation=tasks.deviation, uniform=tasks.uniform)
     if not g.latents and not g.columns:
         t_BN[:, g.board] = t_B[:, None]
         return t_BN
+    kind_B = torch.where(asked_B, tasks.legible + (1 - tasks.legible) * kind_B, kind_B)
     drawn_B = kind_B >= tasks.legible + tasks.unread
     ahead_B = drawn_B & (torch.rand(B, generator=draw) < tasks.ahead)
     t_B = torch.where(drawn_B, t_B, (kind_B >= tasks.legible).float())
@@ -201,7 +227,8 @@ def _lay_out(batch: Batch, tasks: Tasks, draw: torch.Generator) -> tuple[Latents
         assert board is not None
         height, width = batch["shape"]
         if batch.get("audio_z") is not None:
-            sound = pack(None, batch["audio_z"], height=height, width=width)
+            images = _images(batch, tasks, chance[2:])
+            sound = pack(None, batch["audio_z"], images, height=height, width=width)
             return with_board(sound, board), batch["has_audio"].cpu()
         g = Geometry(0, height, width, boards=board.shape[1])
         return Latents(board, g, torch.ones(board.shape[:2])), torch.zeros(len(board), dtype=torch.bool)
@@ -212,18 +239,21 @@ def _lay_out(batch: Batch, tasks: Tasks, draw: torch.Generator) -> tuple[Latents
         end = -1 if last is not None and chance[1] < 0.5 else 0
         strip = pack(last if end and last is not None else first)
         return strip if board is None else with_board(strip, hold(board, end)), torch.zeros(B, dtype=torch.bool)
-    images = []
-    seconds = Geometry(video_z.shape[2], 1, 1).seconds
-    if first is not None and chance[2] < tasks.first:
-        images.append((first, 0.0))
-    if last is not None and chance[3] < tasks.last:
-        images.append((last, seconds))
+    images = _images(batch, tasks, chance[2:])
     has_audio_B = torch.zeros(B, dtype=torch.bool)
     if audio_z is not None:
         told = batch.get("has_audio")
         has_audio_B = ~has_audio_B if told is None else told.cpu()
     strip = pack(video_z, audio_z, images)
     return strip if board is None else with_board(strip, board), has_audio_B
+
+
+def _images(batch: Batch, tasks: Tasks, chance: list[float]) -> list[tuple[Tensor, float]]:
+    """The stills that are given, with their instants."""
+    board, video_z = batch.get("board"), batch.get("video_z")
+    count = video_z.shape[2] if video_z is not None else board.shape[1] if board is not None else 0
+    ends = (("first_still", 0.0, tasks.first), ("last_still", count * SECONDS_PER_LATENT, tasks.last))
+    return [(batch[name], at) for (name, at, share), c in zip(ends, chance, strict=True) if name in batch and c < share]
 
 
 def _twin(draw: torch.Generator, device: torch.device) -> torch.Generator:
