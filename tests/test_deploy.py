@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from phonofilm.cli import build_parser
+from phonofilm.files import HOME_VARIABLE
 from phonofilm.jobs.worker import STEP_SECONDS
-from phonofilm.provenance.identity import CHAIN_VARIABLE, HOME_VARIABLE, KEY_VARIABLE
+from phonofilm.provenance.identity import CHAIN_VARIABLE, KEY_VARIABLE
 from phonofilm.serve.command import DATABASE, GRACE_SECONDS, STREAMS_SECONDS
 
 ROOT = Path(__file__).parents[1]

@@ -485,3 +485,71 @@ def test_a_source_counts_what_it_holds(checkpoint: Checkpoint) -> None:
     }
     with pytest.raises(CheckpointError):
         Source("x", checkpoint("wan") / "vae").index  # noqa: B018
+
+
+# --- quality ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_smooth_path_is_continued_and_a_rough_one_computed() -> None:
+    from phonofilm.engines.open.cached import StepCache
+
+    class Network(torch.nn.Module):
+        rough, computed = 0.0, 0
+
+        def forward(self, t: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            self.computed += 1
+            line = torch.ones(3) * (10 + t) + self.rough * (-1) ** (self.computed // 2)
+            return line, {"sound": 2 * line}
+
+    def run(cache: StepCache, network: Network) -> list[float]:
+        found = []
+        with cache.on([network]):
+            for step in range(10):
+                now[0] = step
+                for branch in (0.0, 100.0):  # with text and without
+                    line, more = network(float(step) + branch)
+                    assert torch.equal(more["sound"], 2 * line)
+                    found.append(float(line[0]))
+        return found
+
+    now = [0]
+    exact = [10 + step + branch for step in range(10) for branch in (0.0, 100.0)]
+    for most, continued in ((0, 0), (1, 4), (2, 5)):
+        network = Network()
+        cache = StepCache(0.2, most, lambda: now[0], lambda: 10)
+        assert run(cache, network) == pytest.approx(exact, abs=1e-4)  # a line is continued without error
+        assert (cache.continued, network.computed) == (continued, 20 - 2 * continued)
+        assert "forward" not in vars(network)
+    rough = Network()
+    rough.rough = 30.0
+    cache = StepCache(0.2, 2, lambda: now[0], lambda: 10)
+    run(cache, rough)
+    assert cache.continued == 0 and rough.computed == 20
+
+
+@pytest.mark.parametrize("key", ["ltx2", "wan"])
+def test_tiers_cost_less_and_are_calibrated(
+    key: str,
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PHONOFILM_HOME", str(tmp_path))
+    folder, open_engine = checkpoint(key), engine(checkpoint(key))
+    full = join(open_engine.generate(wish(key, steps=None)))[0]
+    steps, continued = open_engine.counted
+    assert steps == open_engine.family.steps and continued == 0
+    hooks = Hooks()
+    draft = join(open_engine.generate(wish(key, steps=None, quality="draft"), hooks))[0]
+    assert open_engine.counted[0] == steps // 2 and draft.frames.shape == full.frames.shape
+    assert any("never measured here" in note for note in hooks.notes)
+    size = wish(key).size
+    assert main(["calibrate", str(folder), "--seconds", "0.3", "--size", size, "--precision", "fp32"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("full", "standard", "draft")) and "times as fast as full" in said
+    hooks = Hooks()
+    join(open_engine.generate(wish(key, steps=None, quality="draft"), hooks))
+    assert any("measured here" in note and "never" not in note for note in hooks.notes)
+    assert main(["models", "show", str(folder)]) == 0
+    assert "times as fast as full" in capsys.readouterr().out

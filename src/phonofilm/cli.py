@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from phonofilm import __version__
 from phonofilm.errors import Cancelled, InputError, PhonofilmError
-from phonofilm.request import Adapter, Condition, Request
+from phonofilm.request import QUALITIES, Adapter, Condition, Request
 from phonofilm.serve.command import add_commands
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     match.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
     match.set_defaults(run=_match)
     _add_models(commands.add_parser("models", help="open models: which there are, what they need, and fetching one"))
+    _add_calibrate(
+        commands.add_parser("calibrate", help="measure the tiers of quality of an open model", formatter_class=_Help)
+    )
     _add_verify(commands.add_parser("verify", help="is a file signed, altered or unsigned, and by whom"))
     _add_train(
         commands.add_parser("train", help="train the codec, the text model or the denoiser", formatter_class=_Help)
@@ -119,6 +122,7 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--size", default="square", help="square, portrait, landscape, or WIDTHxHEIGHT")
     p.add_argument("--seed", type=int, default=0, help="the same seed makes the same film")
     p.add_argument("--steps", type=int, help="denoising steps; more is slower")
+    p.add_argument("--quality", choices=QUALITIES, default="full", help="how much work it may cost, without --steps")
     p.add_argument("--sampler", help="euler, heun or adams")
     p.add_argument("--guidance", type=float, help="how strictly to follow the prompt; 1 is off")
     p.add_argument("--negative", default="", metavar="TEXT", help="what is not wanted")
@@ -158,7 +162,8 @@ def _request(a: argparse.Namespace) -> Request:
     return Request(
         a.prompt, negative_prompt=a.negative, model=a.model, fps=a.fps, seconds=a.seconds, size=a.size,
         picture=a.picture, seed=a.seed, steps=a.steps, guidance=a.guidance, sampler=a.sampler, best_of=a.best_of,
-        match_guidance=a.match_guidance, conditions=conditions, adapters=tuple(_adapter(text) for text in a.lora),
+        match_guidance=a.match_guidance, quality=a.quality, conditions=conditions,
+        adapters=tuple(_adapter(text) for text in a.lora),
     )  # fmt: skip
 
 
@@ -309,6 +314,39 @@ def _show(a: argparse.Namespace) -> int:
     from phonofilm.engines.open.source import find
 
     print(describe(find(a.name)))
+    return 0
+
+
+def _add_calibrate(p: argparse.ArgumentParser) -> None:
+    p.description = (
+        "Makes the same film in each tier of --quality, and writes down what it costs here and how near it stays to "
+        "the full one."
+    )
+    p.add_argument("model", help="ORG/NAME or a folder")
+    p.add_argument("--prompt", default="a dog runs along a beach, waves roll in", help="of the film")
+    p.add_argument("--seconds", type=float, default=2.0)
+    p.add_argument("--size", default="landscape", help="square, portrait, landscape, or WIDTHxHEIGHT")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", choices=("cpu", "cuda"), help="where it runs, if not on the best there is")
+    p.add_argument("--precision", choices=("fp32", "bf16", "int8"), help="instead of the plan's")
+    p.add_argument("--offload", choices=("none", "model", "group"), help="parts that take turns")
+    p.set_defaults(run=_calibrate)
+
+
+def _calibrate(a: argparse.Namespace) -> int:
+    request = Request(a.prompt, model=a.model, seconds=a.seconds, size=a.size, seed=a.seed)
+    from phonofilm.engines.open import OpenEngine
+    from phonofilm.engines.open.calibration import calibrate
+
+    engine = OpenEngine(a.model, a.device, precision=a.precision, offload=a.offload)
+    bar = _Bar(False)
+    try:
+        found = calibrate(engine, request, lambda tier, p: bar.show(f"{tier}: {p.stage}", p.done, p.total))
+    finally:
+        bar.close()
+    print(f"{engine.source.name} on {engine.machine.name}, {engine.plan}")
+    for name, tier in found.items():
+        print(f"{name:8} {tier.line(found['full'])}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Writing so that a file is whole or is not there."""
+"""Writing so that a file is whole or is not there, and the folder of what is kept."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from phonofilm.errors import OutputError
+
+HOME_VARIABLE: Final = "PHONOFILM_HOME"
+
+
+def home() -> Path:
+    """The folder of this installation: $PHONOFILM_HOME, or phonofilm in $XDG_DATA_HOME (~/.local/share)."""
+    if own := os.environ.get(HOME_VARIABLE):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "phonofilm"
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from phonofilm.clip import FORMATS
 from phonofilm.errors import InputError
 
 Role = Literal["first", "last", "continue", "audio", "video", "mask"]
+Quality = Literal["draft", "standard", "full"]
+QUALITIES: Final[tuple[Quality, ...]] = get_args(Quality)
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 MAX_PROMPT: Final = 2000  # characters
 MIN_SECONDS: Final = 0.25
@@ -69,6 +71,7 @@ class Request:
     seed: 0..2⁶³-1, the same seed makes the same clip. steps: of the sampler, 1..1000. guidance: 0..100, 1 is none.
     sampler: its name. best_of: how many to make, of which the best match is kept, 1..64.
     match_guidance: weight of the matcher's gradient in each step, 0..100, 0 is none.
+    quality: "draft", "standard" or "full": how much work it may cost, where `steps` does not say.
     """
 
     prompt: str
@@ -84,6 +87,7 @@ class Request:
     sampler: str | None = None
     best_of: int = 1
     match_guidance: float = 0.0
+    quality: Quality = "full"
     conditions: tuple[Condition, ...] = ()
     adapters: tuple[Adapter, ...] = ()
 
@@ -103,6 +107,7 @@ class Request:
             _name("sampler", self.sampler)
         _integer("best_of", self.best_of, 1, 64)
         _number("match_guidance", self.match_guidance, 0, 100)
+        _one_of("quality", self.quality, QUALITIES)
         for name, kind in (("conditions", Condition), ("adapters", Adapter)):
             items = getattr(self, name)
             if not isinstance(items, tuple | list) or not all(isinstance(item, kind) for item in items):

@@ -31,6 +31,7 @@ from phonofilm.energy import Meter, Receipt
 from phonofilm.engines.catalogue import CATALOGUE
 from phonofilm.engines.engine import Capabilities, Chunk, Hooks, Progress, join
 from phonofilm.engines.masks import composed, free_tokens
+from phonofilm.engines.tiers import TIERS
 from phonofilm.errors import Cancelled, InputError
 from phonofilm.latents import Geometry, Latents
 from phonofilm.media import read, read_audio, read_mask
@@ -262,8 +263,9 @@ class NativeEngine:
                 assert video_z is not None
                 hooks.preview(self.codec.decode_frames(video_z)[0].cpu().numpy())
 
+        steps = request.steps or TIERS[request.quality].of(self.defaults.steps)
         made = self.sample(
-            [request.prompt] * len(seeds), seeds, strip, steps=request.steps, guidance=request.guidance,
+            [request.prompt] * len(seeds), seeds, strip, steps=steps, guidance=request.guidance,
             sampler=request.sampler, negative=request.negative_prompt, match_guidance=request.match_guidance,
             callback=report, watch=watch,
         )  # fmt: skip

@@ -19,7 +19,8 @@ from phonofilm.provenance import Claim, Identity, Part, Signed, sidecar, sign
 from phonofilm.provenance.signing import COMPOSED, GENERATED
 
 SETTINGS: Final = (
-    "seconds", "size", "picture", "fps", "steps", "guidance", "sampler", "best_of", "match_guidance"
+    "seconds", "size", "picture", "fps", "steps", "guidance", "sampler", "best_of", "match_guidance",
+    "quality",
 )  # fmt: skip
 """What of a request is told: nothing that people wrote, and no names of their files."""
 

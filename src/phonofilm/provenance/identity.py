@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from phonofilm.errors import InputError, OutputError
-from phonofilm.files import replacing
+from phonofilm.files import HOME_VARIABLE, home, replacing
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-HOME_VARIABLE: Final = "PHONOFILM_HOME"
 KEY_VARIABLE: Final = "PHONOFILM_SIGN_KEY"
 CHAIN_VARIABLE: Final = "PHONOFILM_SIGN_CHAIN"
 
@@ -34,13 +33,6 @@ YEARS: Final = 30
 cannot outlive its certificate."""
 
 _CURVES: Final = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
-
-
-def home() -> Path:
-    """The folder of this installation: $PHONOFILM_HOME, or phonofilm in $XDG_DATA_HOME (~/.local/share)."""
-    if own := os.environ.get(HOME_VARIABLE):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "phonofilm"
 
 
 @dataclass(frozen=True)

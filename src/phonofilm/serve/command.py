@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from phonofilm.errors import InputError
+from phonofilm.files import home
 
 if TYPE_CHECKING:
     from phonofilm.jobs.store import Store
@@ -29,14 +30,6 @@ BEARER: Final = "PHONOFILM_WEBHOOK_BEARER"
 DATABASE: Final = "PHONOFILM_DATABASE_URL"  # a password has no place among arguments, which all users of a machine see
 STREAMS_SECONDS: Final = 5  # that answers under way get to finish when the server is told to stop
 Formatter = type[argparse.HelpFormatter]
-
-
-def home() -> Path:
-    """Where a server keeps its things if it is not told: $PHONOFILM_HOME, or the user's data folder."""
-    base = os.environ.get("PHONOFILM_HOME")
-    if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "phonofilm"
 
 
 def add_commands(commands: Any, formatter: Formatter) -> None:

@@ -133,6 +133,7 @@ _WISH: Final[dict[str, Any]] = {
     "guidance": numeric("number", minimum=0, maximum=100),
     "best_of": numeric("integer", minimum=1, maximum=64),
     "match_guidance": numeric("number", minimum=0, maximum=100),
+    "quality": nullable({"type": "string", "enum": ["draft", "standard", "full", ""]}),
     "sampler": nullable(_TEXT),
     "priority": numeric("integer", minimum=-10, maximum=10),
 }

@@ -57,7 +57,7 @@ class Service:
         values["model"] = text(given, "model") or self.config.model
         for name, read in (
             ("negative_prompt", text), ("size", text), ("sampler", text), ("seconds", number), ("guidance", number),
-            ("match_guidance", number), ("seed", whole), ("steps", whole), ("best_of", whole),
+            ("match_guidance", number), ("quality", text), ("seed", whole), ("steps", whole), ("best_of", whole),
         ):  # fmt: skip
             value = read(given, name)
             if value not in (None, ""):

@@ -17,12 +17,15 @@ from phonofilm import clip as clips
 from phonofilm.clip import Audio, Clip
 from phonofilm.energy import Meter, Receipt
 from phonofilm.engines.engine import Capabilities, Chunk, Hooks, Progress
+from phonofilm.engines.open.cached import StepCache
+from phonofilm.engines.open.calibration import note
 from phonofilm.engines.open.families import FAMILIES, Family, Way, able
 from phonofilm.engines.open.fill import FILLS, Given
 from phonofilm.engines.open.loading import adapt, first_line, load_pipeline, pipeline_class
 from phonofilm.engines.open.plan import Machine, Plan, choose, here
 from phonofilm.engines.open.source import Source, find
-from phonofilm.engines.open.watch import Watch, to_frames, to_samples
+from phonofilm.engines.open.watch import Watch, networks, to_frames, to_samples
+from phonofilm.engines.tiers import TIERS
 from phonofilm.errors import CheckpointError, InputError, PhonofilmError
 from phonofilm.request import Adapter, Request
 
@@ -55,6 +58,7 @@ class OpenEngine:
         self._plans: list[Plan] = []  # the one in use, and those that it may be stepped down to
         self._pipes: dict[str, Any] = {}
         self._adapters: tuple[Adapter, ...] = ()
+        self.counted = (0, 0)  # steps of the last film, and those of them that were continued instead of computed
 
     # --- what it can do -----------------------------------------------------------------------------------------------
     @property
@@ -133,6 +137,8 @@ class OpenEngine:
 
     def _generate(self, request: Request, way: Way, hooks: Hooks) -> Iterator[Chunk]:
         fps, wanted, size = self._measures(request)
+        if request.quality != "full":
+            hooks.notes.append(note(self, request.quality))
         with Meter() as meter:
             with meter.stage("condition"):
                 hooks.progress(Progress("condition", 0, 1))
@@ -142,7 +148,7 @@ class OpenEngine:
                 clip = self._clip(pipe, made, size, fps, given.frames, wanted)
                 if "continue" in given.clips:
                     clip = _behind(given.clips["continue"], clip)
-        receipt = Receipt.of(meter, asdict(request), request.seed, self._digest())
+        receipt = Receipt.of(meter, asdict(request), request.seed, self.digest)
         samples = None if clip.audio is None or request.picture else clip.audio.samples
         rate = clip.audio.sample_rate if clip.audio is not None else 0
         yield Chunk(clip.frames, samples, fps, rate, receipt)
@@ -153,6 +159,14 @@ class OpenEngine:
         fps, wanted, size = self._measures(request)
         with Meter() as meter:
             return self._make(request, way, self._given(request, size, fps, wanted), Hooks(), meter)[1]
+
+    def prepare(self, request: Request) -> None:
+        """Load what a request needs, ahead of it."""
+        way, hooks = self.check(request), Hooks()
+        _, wanted, size = self._measures(request)
+        if not self._pipes:
+            self._plans = self._choose(size, self.family.made(wanted), hooks)
+        self._load(way, self._plans[0])
 
     def _measures(self, request: Request) -> tuple[float, int, tuple[int, int]]:
         """Frames a second, frames, and (width, height) of what is asked for."""
@@ -227,6 +241,8 @@ class OpenEngine:
         }  # fmt: skip
         if request.steps is not None:
             call["num_inference_steps"] = request.steps
+        elif (tier := TIERS[request.quality]).steps != 1:
+            call["num_inference_steps"] = tier.of(family.steps)
         if request.guidance is not None:
             call[family.guidance_name] = request.guidance
         if request.negative_prompt:
@@ -251,8 +267,10 @@ class OpenEngine:
 
         steps = request.steps or int(call.get("num_inference_steps", self.family.steps))
         watch = Watch(hooks, meter, steps)
+        tier = TIERS[request.quality]
+        cache = StepCache(tier.threshold, tier.most, lambda: watch.done, lambda: watch.steps)
         try:
-            with torch.no_grad(), watch.on(pipe):
+            with torch.no_grad(), watch.on(pipe), cache.on(networks(pipe) if tier.most else []):
                 out = pipe(**call)
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from error
@@ -264,6 +282,7 @@ class OpenEngine:
             if isinstance(error, PhonofilmError):
                 raise
             raise InputError(f"{self.source.pipeline} does not take this: {first_line(error)}") from error
+        self.counted = watch.steps, cache.continued
         if hasattr(out, "values") and not isinstance(out, Mapping):  # the state of a modular pipeline
             return dict(out.values)
         return dict(out)
@@ -292,12 +311,19 @@ class OpenEngine:
     # --- parts --------------------------------------------------------------------------------------------------------
     def _choose(self, size: tuple[int, int], frames: int, hooks: Hooks) -> list[Plan]:
         """The plans that fit, the fastest first; the choice is told."""
-        machine = self._machine()
+        machine = self.machine
         found = choose(self.source, size, frames, machine, **self.decided)
         hooks.notes.append(f"{self.source.name}: {found[0]} (estimated) of {machine.free / 2**30:.1f} GiB free")
         return found
 
-    def _machine(self) -> Machine:
+    @property
+    def plan(self) -> Plan | None:
+        """How it is loaded, once it is."""
+        return self._plans[0] if self._plans else None
+
+    @property
+    def machine(self) -> Machine:
+        """Where it runs."""
         machine = here()
         if self.device == "cpu" and machine.device != "cpu":
             return replace(machine, device="cpu", name="CPU", free=machine.memory)
@@ -329,7 +355,8 @@ class OpenEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _digest(self) -> str:
+    @property
+    def digest(self) -> str:
         """Names the weights in a receipt: sha256 of the index and of each file's name and size."""
         import hashlib
 

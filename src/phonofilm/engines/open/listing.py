@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from phonofilm.engines.open.calibration import known
 from phonofilm.engines.open.engine import OpenEngine
 from phonofilm.engines.open.families import FAMILIES, Family
 from phonofilm.engines.open.plan import GIB, Machine, choose, here, rough
@@ -52,6 +53,11 @@ def describe(source: Source, machine: Machine | None = None) -> str:
     except InputError as error:
         plan = str(error)
     lines.append(f"    3 s here {plan}")
+    measured = known(engine)
+    for name, tier in (measured or {}).items():
+        lines.append(f"    {name:8} {tier.line((measured or {})['full'])}")
+    if measured is None:
+        lines.append(f"    quality  never measured here: phonofilm calibrate {source.name}")
     return "\n".join(lines)
 
 

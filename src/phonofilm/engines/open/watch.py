@@ -32,9 +32,7 @@ class Watch:
         import torch
 
         parts = [part for name, part in _components(pipe).items() if isinstance(part, torch.nn.Module)]
-        named = [
-            part for name, part in _components(pipe).items() if name.startswith("transformer") and part is not None
-        ]
+        named = networks(pipe)
         decoders = [part for name, part in _components(pipe).items() if name in DECODER and part is not None]
         handles = [part.register_forward_pre_hook(self._step) for part in named]
         handles += [part.register_forward_pre_hook(self._watch) for part in parts if part not in named]
@@ -112,6 +110,11 @@ class _Steps:
         self._watch.advance(int(count or 1))
 
     def set_postfix(self, *_: Any, **__: Any) -> None: ...
+
+
+def networks(pipe: Any) -> list[Any]:
+    """The networks that denoise: one, or one for each range of noise levels."""
+    return [part for name, part in _components(pipe).items() if name.startswith("transformer") and part is not None]
 
 
 def _components(pipe: Any) -> dict[str, Any]:
