@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phonofilm.diffusion.adams import Adams
 from phonofilm.diffusion.euler import Euler
-from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance
+from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance, TrackGuidance
 from phonofilm.diffusion.heun import Heun
 from phonofilm.diffusion.noise import add_noise, strip_noise
 from phonofilm.diffusion.sampler import Progress, Sampler
@@ -197,6 +197,27 @@ def test_guidance_extrapolates_only_within_its_interval() -> None:
     torch.testing.assert_close(guided(x, inside), x - 1 + 3 * 2)
     for t in (0.1, 0.9):
         assert torch.equal(guided(x, torch.full((2, 3), t)), x + 1)
+
+
+def test_a_track_is_guided_by_itself() -> None:
+    x, seen = torch.randn(2, 6, 4), []
+
+    def alone(x_BND: Tensor, t_BN: Tensor) -> Tensor:
+        seen.append((x_BND, t_BN))
+        return x_BND - 1
+
+    guided = TrackGuidance(conditional, alone, slice(3, 5), 3.0, (0.2, 0.8))
+    inside = torch.full((2, 6), 0.5)
+    answer = guided(x, inside)
+    torch.testing.assert_close(answer[:, 3:5], (x - 1 + 3 * 2)[:, 3:5])
+    for rest in (slice(0, 3), slice(5, 6)):
+        assert torch.equal(answer[:, rest], (x + 1)[:, rest])
+    assert torch.equal(seen[0][0], x[:, 3:]) and torch.equal(seen[0][1], inside[:, 3:])
+    given = inside.clone()
+    given[:, 3:5] = 0
+    for t in (given, torch.full((2, 6), 0.1), torch.full((2, 6), 0.9)):
+        assert torch.equal(guided(x, t), x + 1)
+    assert torch.equal(TrackGuidance(conditional, alone, slice(3, 5), 1.0)(x, inside), x + 1) and len(seen) == 1
 
 
 def test_match_guidance_raises_the_score_and_leaves_given_tokens() -> None:

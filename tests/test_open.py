@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,7 +69,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     mask[:, 32:] = 255
     Image.fromarray(mask).save(folder / "mask.png")
     image, film, free = (str(folder / name) for name in ("image.png", "film.mp4", "mask.png"))
-    return {"first": image, "last": image, "video": film, "continue": film, "mask": free, "audio": film}
+    film_of = {"video": film, "continue": film, "audio": film}
+    return {"first": image, "last": image, "mask": free, "reference": image, **film_of}
 
 
 def wish(key: str, roles: tuple[str, ...] = (), given: dict[str, str] | None = None, **options: Any) -> Request:
@@ -485,6 +488,24 @@ def test_a_source_counts_what_it_holds(checkpoint: Checkpoint) -> None:
     }
     with pytest.raises(CheckpointError):
         Source("x", checkpoint("wan") / "vae").index  # noqa: B018
+
+
+def test_there_may_be_several_references(checkpoint: Checkpoint, given: dict[str, str]) -> None:
+    maker = engine(checkpoint("wan-vace"))
+    once, twice = (
+        replace(wish("wan-vace"), conditions=tuple(Condition("reference", path) for path in paths))
+        for paths in ([given["first"]], [given["first"], given["mask"]])
+    )
+    films = [picture_of(maker.raw(request)) for request in (once, twice)]
+    assert films[0].shape == films[1].shape and not np.array_equal(*films)
+
+
+def test_a_network_without_repeated_blocks_is_not_compiled() -> None:
+    from phonofilm.engines.open.loading import compile_blocks
+
+    pipe = SimpleNamespace(components={"transformer": torch.nn.Linear(2, 2)})
+    with pytest.raises(InputError, match="Linear names no blocks"):
+        compile_blocks(pipe)
 
 
 # --- quality ----------------------------------------------------------------------------------------------------------

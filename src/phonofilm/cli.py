@@ -135,6 +135,8 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--audio", metavar="FILE", help="a soundtrack to make the picture for")
     p.add_argument("--video", metavar="FILE", help="a picture track to make the sound for")
     p.add_argument("--mask", metavar="FILE", help="with --video: a picture, white where the film is to be made anew")
+    p.add_argument("--reference", action="append", default=[], metavar="FILE",
+                   help="an image of who or what is to be seen, for models that take it; as often as you like")  # fmt: skip
     p.add_argument(
         "--sheet", action="store_true", help="also write a contact sheet: frames over waveform and spectrogram"
     )
@@ -149,6 +151,7 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", choices=("cpu", "cuda"), help="where an open model runs, if not on the best there is")
     p.add_argument("--precision", choices=("fp32", "bf16", "int8"), help="of an open model, instead of the plan's")
     p.add_argument("--offload", choices=("none", "model", "group"), help="parts of an open model that take turns")
+    p.add_argument("--compiled", action="store_const", const=True, help="compile an open model's blocks first")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no notes")
     p.set_defaults(run=_generate)
 
@@ -159,6 +162,7 @@ def _request(a: argparse.Namespace) -> Request:
         "mask": a.mask,
     }  # fmt: skip
     conditions = tuple(Condition(role=role, path=path) for role, path in given.items() if path)  # type: ignore[arg-type]
+    conditions += tuple(Condition("reference", path=path) for path in a.reference)
     return Request(
         a.prompt, negative_prompt=a.negative, model=a.model, fps=a.fps, seconds=a.seconds, size=a.size,
         picture=a.picture, seed=a.seed, steps=a.steps, guidance=a.guidance, sampler=a.sampler, best_of=a.best_of,
@@ -190,7 +194,7 @@ def _generate(a: argparse.Namespace) -> int:
     from phonofilm.media import contact_sheet
     from phonofilm.provenance import Identity, sign
 
-    engine = load(a.model, a.weights, device=a.device, precision=a.precision, offload=a.offload)
+    engine = load(a.model, a.weights, device=a.device, precision=a.precision, offload=a.offload, compiled=a.compiled)
     identity = None if a.no_sign else Identity.default()
     bar = _Bar(a.quiet)
     hooks = Hooks(progress=lambda p: bar.show(p.stage, p.done, p.total))

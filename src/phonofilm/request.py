@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Self, get_args
 from phonofilm.clip import FORMATS
 from phonofilm.errors import InputError
 
-Role = Literal["first", "last", "continue", "audio", "video", "mask"]
+Role = Literal["first", "last", "continue", "audio", "video", "mask", "reference"]
 Quality = Literal["draft", "standard", "full"]
 QUALITIES: Final[tuple[Quality, ...]] = get_args(Quality)
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -33,7 +33,8 @@ class Condition:
 
     role: "first" or "last" (an image), "continue" (a clip that goes on), "audio" (a soundtrack), "video" (a picture
     track to be given sound; with strength below 1, to be changed), "mask" (a picture that tells which part of "video"
-    is made anew: where it is opaque or, if all of it is, bright; the rest stays exactly).
+    is made anew: where it is opaque or, if all of it is, bright; the rest stays exactly), "reference" (an image of who or what is to be seen; as many
+    as one likes).
     strength: 0..1, how far the media bind; 1 takes them as they are. Of a mask: how far its part is made anew.
     """
 
@@ -115,7 +116,7 @@ class Request:
             object.__setattr__(self, name, tuple(items))
         roles = [condition.role for condition in self.conditions]
         for role in roles:
-            if roles.count(role) > 1:
+            if roles.count(role) > 1 and role != "reference":
                 raise InputError(f"at most one condition of each role is allowed, got {roles.count(role)} of {role!r}")
         if "mask" in roles and not any(item.role == "video" and item.strength == 1 for item in self.conditions):
             raise InputError("mask needs a clip beside it, whose other parts stay: a condition 'video' of strength 1")

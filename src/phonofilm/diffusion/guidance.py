@@ -33,6 +33,31 @@ class ClassifierFree:
 
 
 @dataclass(frozen=True)
+class TrackGuidance:
+    """x0 = alone + scale (x0 - alone) on one track, where `alone` has neither the prompt nor the tracks before it.
+
+    Classifier-free guidance where it is needed, at the cost of that track: a strip is mostly picture.
+    """
+
+    conditional: Denoise  # with the prompt; takes strips
+    alone: Denoise  # takes the tokens of the strip from the track's first on, without the prompt
+    track: slice  # tokens that are guided
+    scale: float = 3.0
+    interval: tuple[float, float] = (0.1, 0.95)  # guided where the strip's highest noise level lies within
+
+    def __call__(self, x_BND: Tensor, t_BN: Tensor) -> Tensor:
+        x0_BND = self.conditional(x_BND, t_BN)
+        low, high = self.interval
+        if self.scale == 1 or not low <= float(t_BN.max()) <= high or not bool(t_BN[:, self.track].any()):
+            return x0_BND
+        first, end = self.track.start, self.track.stop
+        alone_BSD = self.alone(x_BND[:, first:], t_BN[:, first:])[:, : end - first]
+        x0_BND = x0_BND.clone()
+        x0_BND[:, self.track] = alone_BSD + self.scale * (x0_BND[:, self.track] - alone_BSD)
+        return x0_BND
+
+
+@dataclass(frozen=True)
 class MatchGuidance:
     """Moves the predicted clean strip up the gradient of a score, such as of a matcher (cf. 2302.07121).
 

@@ -21,7 +21,7 @@ from phonofilm.engines.open.cached import StepCache
 from phonofilm.engines.open.calibration import note
 from phonofilm.engines.open.families import FAMILIES, Family, Way, able
 from phonofilm.engines.open.fill import FILLS, Given
-from phonofilm.engines.open.loading import adapt, first_line, load_pipeline, pipeline_class
+from phonofilm.engines.open.loading import adapt, compile_blocks, first_line, load_pipeline, pipeline_class
 from phonofilm.engines.open.plan import Machine, Plan, choose, here
 from phonofilm.engines.open.source import Source, find
 from phonofilm.engines.open.watch import Watch, networks, to_frames, to_samples
@@ -39,6 +39,7 @@ class OpenEngine:
     """Generator on an open-weight checkpoint: a folder in the layout of diffusers, or ORG/NAME that was fetched.
 
     device: "cpu" or "cuda", by default the best there is. precision, offload, tiled: instead of the plan's own choice.
+    compiled: whether the blocks are compiled when first used, which takes a minute and pays for those who stay.
     Looks at configuration only until a film is to be made. Raises InputError for what is not there or not possible.
     """
 
@@ -50,10 +51,12 @@ class OpenEngine:
         precision: Any = None,
         offload: Any = None,
         tiled: bool | None = None,
+        compiled: bool | None = None,
         source: Source | None = None,
     ) -> None:
         self.source = source or find(name)
         self.device, self.decided = device, {"precision": precision, "offload": offload, "tiled": tiled}
+        self.compiled = bool(compiled)
         self.family = self.source.family or self._inspected()
         self._plans: list[Plan] = []  # the one in use, and those that it may be stepped down to
         self._pipes: dict[str, Any] = {}
@@ -213,6 +216,10 @@ class OpenEngine:
                 frames = clips.retime(frames, clip.fps, fps)
             if condition.role == "mask":
                 frames = np.where(frames > 127, 255, 0).astype(np.uint8)
+            if condition.role == "reference":
+                frames = frames[:1]
+                if "reference" in found:
+                    frames = np.concatenate([found["reference"].frames, frames])
             found[condition.role] = Clip(frames, fps, clip.audio)
         strengths: dict[str, float] = {condition.role: condition.strength for condition in request.conditions}
         made = self.family.made(wanted)
@@ -334,8 +341,10 @@ class OpenEngine:
         if way.pipeline in self._pipes:
             return self._pipes[way.pipeline]
         other = next(iter(self._pipes.values()), None)
-        self._pipes[way.pipeline] = load_pipeline(self.source, way.pipeline, plan, self.family, other)
-        return self._pipes[way.pipeline]
+        pipe = self._pipes[way.pipeline] = load_pipeline(self.source, way.pipeline, plan, self.family, other)
+        if self.compiled and other is None:
+            compile_blocks(pipe)
+        return pipe
 
     def _adapt(self, pipe: Any, request: Request) -> None:
         """Put the request's adapters on, and take others off."""

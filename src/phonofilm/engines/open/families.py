@@ -76,6 +76,7 @@ class Family:
 IMAGE = {"first": "image"}
 BOTH = {"first": "image", "last": "last_image"}
 KEYFRAMES = {"first": "keyframe", "last": "keyframe", "continue": "keyframes"}
+VACE = {"first": "vace", "last": "vace", "video": "vace", "mask": "vace", "reference": "references"}
 FIRST = frozenset({"first"})
 VIDEO = frozenset({"video"})
 ENDLESS = {"last": ("image_dim", "pos_embed_seq_len")}  # their image encoder sees one image
@@ -114,7 +115,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         (
             (Way("WanPipeline"), Way("WanVideoToVideoPipeline", {"video": "video"}, VIDEO)),
             (Way("WanImageToVideoPipeline", BOTH, FIRST, ENDLESS),),
-            (Way("WanVACEPipeline", {"first": "vace", "last": "vace", "video": "vace", "mask": "vace"}),),
+            (Way("WanVACEPipeline", VACE),),
         ),
         (832, 480), (4, 1), 121, 16, "Apache-2.0", "",
         {

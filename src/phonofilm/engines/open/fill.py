@@ -77,10 +77,10 @@ def _condition(call: Call, module: ModuleType, images: list[Image.Image], at: in
 
 
 def _vace(call: Call, given: Given, role: str, _: ModuleType) -> None:
-    """VACE: a film whose free frames and places are grey, and a mask that is white there."""
+    """Wan VACE: a film whose free frames and places are grey, and a mask that is white there."""
     if "mask" in call:
         return  # one call serves all roles
-    clip = next(iter(given.clips.values()))
+    clip = given.clips[role]
     shape = (given.frames, clip.height, clip.width, 3)
     film, free = np.full(shape, 127, np.uint8), np.full(shape, 255, np.uint8)
     if "video" in given.clips:
@@ -96,7 +96,12 @@ def _vace(call: Call, given: Given, role: str, _: ModuleType) -> None:
     call["mask"] = [Image.fromarray(frame) for frame in free]
 
 
+def _references(call: Call, given: Given, role: str, _: ModuleType) -> None:
+    """Images of who or what is to be seen."""
+    call["reference_images"] = pictures(given.clips[role])
+
+
 FILLS: Final[Mapping[str, Fill]] = {
     "image": _image, "last_image": _last_image, "video": _video, "keyframe": _keyframe, "keyframes": _keyframes,
-    "vace": _vace,
+    "vace": _vace, "references": _references,
 }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any, Final
 from phonofilm.engines.open.families import Family
 from phonofilm.engines.open.plan import QUANTISED, Plan
 from phonofilm.engines.open.source import INSTALL, Source, header
+from phonofilm.engines.open.watch import networks
 from phonofilm.errors import CheckpointError, InputError
 from phonofilm.request import Adapter
 
@@ -83,6 +84,15 @@ def _load(source: Source, cls: Any, plan: Plan, family: Family) -> Any:
             raise ValueError(f"{lacking[0]} cannot be loaded")
         return pipe
     return cls.from_pretrained(str(source.folder), dtype=types, use_safetensors=True, **options)
+
+
+def compile_blocks(pipe: Any) -> None:
+    """Compile the blocks that a network repeats, once for all of them. Raises InputError where it names none."""
+    for network in networks(pipe):
+        try:
+            network.compile_repeated_blocks(dynamic=True)
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{type(network).__name__} names no blocks that could be compiled", "compiled") from error
 
 
 def adapt(pipe: Any, adapters: Sequence[Adapter], name: str) -> None:
