@@ -508,6 +508,20 @@ def test_a_network_without_repeated_blocks_is_not_compiled() -> None:
         compile_blocks(pipe)
 
 
+@pytest.mark.parametrize("key", ["ltx2", "wan", "cogvideox"])  # packed; channels first; frames first
+def test_each_step_can_be_looked_at(key: str, checkpoint: Checkpoint) -> None:
+    seen: list[np.ndarray] = []
+    request = wish(key, steps=3)
+    maker = engine(checkpoint(key))
+    watched = join(maker.generate(request, Hooks(preview=seen.append)))[0]
+    assert len(seen) == 3 and seen[0].dtype == np.uint8 and not np.array_equal(seen[0], seen[-1])
+    frames, height, width, colours = seen[0].shape
+    assert colours == 3 and width / height == pytest.approx(request.pixels[0] / request.pixels[1])
+    stride, offset = maker.family.frames
+    assert frames == (maker.family.made(len(watched.frames)) - offset) // stride + 1
+    assert np.array_equal(watched.frames, join(maker.generate(request))[0].frames)  # looking changes nothing
+
+
 # --- quality ----------------------------------------------------------------------------------------------------------
 
 

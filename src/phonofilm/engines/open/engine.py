@@ -7,7 +7,7 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from phonofilm.engines.open.cached import StepCache
 from phonofilm.engines.open.calibration import note
 from phonofilm.engines.open.families import FAMILIES, Family, Way, able
 from phonofilm.engines.open.fill import FILLS, Given
+from phonofilm.engines.open.glimpse import glimpse
 from phonofilm.engines.open.loading import adapt, compile_blocks, first_line, load_pipeline, pipeline_class
 from phonofilm.engines.open.plan import Machine, Plan, choose, here
 from phonofilm.engines.open.source import Source, find
@@ -272,6 +273,8 @@ class OpenEngine:
         """Run the pipeline under watch; returns its outputs by name."""
         import torch
 
+        if hooks.preview is not None and "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters:
+            call["callback_on_step_end"] = _previews(hooks.preview, (call["width"], call["height"]))
         steps = request.steps or int(call.get("num_inference_steps", self.family.steps))
         watch = Watch(hooks, meter, steps)
         tier = TIERS[request.quality]
@@ -410,6 +413,18 @@ class OpenEngine:
             guidance_name="guidance_scale" if "guidance_scale" in allowed else "",
             negative="negative_prompt" in allowed, mixed=False, steps=default("num_inference_steps", 50),
         )  # fmt: skip
+
+
+def _previews(show: Callable[[np.ndarray], None], size: tuple[int, int]) -> Callable[..., dict[str, Any]]:
+    """What a pipeline calls after each step."""
+
+    def look(pipe: Any, _: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        seen = glimpse(tensors["latents"], pipe, size) if "latents" in tensors else None
+        if seen is not None:
+            show(seen)
+        return {}
+
+    return look
 
 
 def _follow(start: Any, path: str) -> Any:
