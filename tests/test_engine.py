@@ -13,8 +13,8 @@ from tiny import make_weights
 from phonofilm import Audio, Clip, Condition, Request, latents, media
 from phonofilm.clip import to_native
 from phonofilm.diffusion.samplers import SAMPLERS
-from phonofilm.engines import CATALOGUE, Hooks, NativeEngine, join, load, native
-from phonofilm.engines.native import LONGEST
+from phonofilm.engines import CATALOGUE, Hooks, NativeEngine, join, load, making
+from phonofilm.engines.making import LONGEST
 from phonofilm.errors import Cancelled, InputError
 from phonofilm.latents import SECONDS_PER_LATENT, Geometry
 
@@ -253,7 +253,7 @@ def test_a_last_image_binds_the_end_alone_however_many_parts_a_clip_has(
         held.append((end, z.shape[2]))
         return z
 
-    monkeypatch.setattr(native, "anchor", watch)
+    monkeypatch.setattr(making, "anchor", watch)
     given = (Condition("continue", str(film)), Condition("first", str(picture)), Condition("last", str(picture)))
     hooks = Hooks()
     request = Request("a red ball bounces", seconds=4.0, steps=1, conditions=given)

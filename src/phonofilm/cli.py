@@ -17,8 +17,13 @@ from phonofilm.serve.command import add_commands
 
 if TYPE_CHECKING:
     from phonofilm.clip import Clip
+    from phonofilm.energy import Receipt
+    from phonofilm.engines import Engine
+    from phonofilm.export import Exported
+    from phonofilm.provenance import Identity
 
 SUFFIXES = (".mp4", ".webm", ".gif", ".wav", ".png")
+SOUNDING = (".mp4", ".webm", ".wav")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     match.add_argument("clip", type=Path, help="a film file")
     match.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
     match.set_defaults(run=_match)
+    _add_score(commands.add_parser("score", help="make sound for a silent film", formatter_class=_Help))
     _add_models(commands.add_parser("models", help="open models: which there are, what they need, and fetching one"))
     _add_calibrate(
         commands.add_parser("calibrate", help="measure the tiers of quality of an open model", formatter_class=_Help)
@@ -63,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(
         commands.add_parser("train", help="train the codec, the text model or the denoiser", formatter_class=_Help)
     )
+    _add_tune(commands.add_parser("tune", help="tune an open model on your own clips (LoRA)", formatter_class=_Help))
     evaluate = commands.add_parser(
         "evaluate", help="measure the model exactly, on clips whose truth is known", formatter_class=_Help
     )
@@ -136,7 +143,20 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--video", metavar="FILE", help="a picture track to make the sound for")
     p.add_argument("--mask", metavar="FILE", help="with --video: a picture, white where the film is to be made anew")
     p.add_argument("--reference", action="append", default=[], metavar="FILE",
-                   help="an image of who or what is to be seen, for models that take it; as often as you like")  # fmt: skip
+                   help="an image of who or what is to be seen, where a model takes it; may be repeated")  # fmt: skip
+    p.add_argument("--fps", type=float, help="frames a second, where the model has a choice")
+    p.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:SCALE]", help="weights that change an open model"
+    )
+    p.add_argument(
+        "--score", action="store_true", help="then let the native model make the sound for a silent model's film"
+    )
+    _add_making(p)
+    p.set_defaults(run=_generate)
+
+
+def _add_making(p: argparse.ArgumentParser) -> None:
+    """What is left beside a film, and where an open model runs."""
     p.add_argument(
         "--sheet", action="store_true", help="also write a contact sheet: frames over waveform and spectrogram"
     )
@@ -144,16 +164,11 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--label", action="store_true", help="draw a small visible label on every frame")
     p.add_argument("--no-sign", action="store_true", help="do not sign the film (see phonofilm verify)")
     p.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
-    p.add_argument("--fps", type=float, help="frames a second, where the model has a choice")
-    p.add_argument(
-        "--lora", action="append", default=[], metavar="FILE[:SCALE]", help="weights that change an open model"
-    )
     p.add_argument("--device", choices=("cpu", "cuda"), help="where an open model runs, if not on the best there is")
     p.add_argument("--precision", choices=("fp32", "bf16", "int8"), help="of an open model, instead of the plan's")
     p.add_argument("--offload", choices=("none", "model", "group"), help="parts of an open model that take turns")
     p.add_argument("--compiled", action="store_const", const=True, help="compile an open model's blocks first")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no notes")
-    p.set_defaults(run=_generate)
 
 
 def _request(a: argparse.Namespace) -> Request:
@@ -184,17 +199,17 @@ def _adapter(text: str) -> Adapter:
 
 def _generate(a: argparse.Namespace) -> int:
     request = _request(a)
-    if a.output.suffix.lower() not in SUFFIXES and "%" not in a.output.name:
-        raise InputError(f"cannot write {a.output.name!r}: its ending must be one of {', '.join(SUFFIXES)}")
-    if not a.output.parent.exists():
-        a.output.parent.mkdir(parents=True)
+    _check_place(a.output, SOUNDING if a.score else SUFFIXES)
     from phonofilm.engines import Chunk, Hooks, join, load
-    from phonofilm.export import export, statement
-    from phonofilm.files import replacing
-    from phonofilm.media import contact_sheet
-    from phonofilm.provenance import Identity, sign
+    from phonofilm.engines.scoring import scored, silent, wish, with_score
+    from phonofilm.export import export
+    from phonofilm.provenance import Identity
 
-    engine = load(a.model, a.weights, device=a.device, precision=a.precision, offload=a.offload, compiled=a.compiled)
+    if a.score:
+        silent(a.model)
+        if a.picture:
+            raise InputError("a single picture has no sound: --score is for films")
+    engine = _load(a)
     identity = None if a.no_sign else Identity.default()
     bar = _Bar(a.quiet)
     hooks = Hooks(progress=lambda p: bar.show(p.stage, p.done, p.total))
@@ -206,21 +221,54 @@ def _generate(a: argparse.Namespace) -> int:
             yield chunk
 
     try:
-        exported = export(chunks(), a.output, identity=identity, label=a.label)
+        if a.score:
+            clip, receipt = join(chunks())
+            clip, cost = scored(clip, wish(clip, a.prompt, seed=a.seed), load("native", a.weights), hooks)
+            receipt = receipt and with_score(receipt, cost, "native")
+            exported = export(clip, a.output, receipt, identity=identity, label=a.label)
+        else:
+            exported = export(chunks(), a.output, identity=identity, label=a.label)
+            clip, receipt = join(iter(made))
     finally:
         bar.close()
-    clip, receipt = join(iter(made))
-    _say(a, *hooks.notes, *([exported.line] if identity else []))
-    print(a.output)
+    return _finish(a, clip, receipt, exported, identity, hooks.notes)
+
+
+def _check_place(path: Path, suffixes: Sequence[str]) -> None:
+    """Raise InputError unless a file of one of these endings can be meant; make its folder."""
+    if path.suffix.lower() not in suffixes and "%" not in path.name:
+        raise InputError(f"cannot write {path.name!r}: its ending must be one of {', '.join(suffixes)}")
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
+
+
+def _load(a: argparse.Namespace) -> Engine:
+    from phonofilm.engines import load
+
+    return load(a.model, a.weights, device=a.device, precision=a.precision, offload=a.offload, compiled=a.compiled)
+
+
+def _finish(
+    a: argparse.Namespace, clip: Clip, receipt: Receipt | None, exported: Exported, identity: Identity | None,
+    notes: Sequence[str],
+) -> int:  # fmt: skip
+    """Say where the film is; write what was wished for beside it."""
+    from phonofilm.export import statement
+    from phonofilm.files import replacing
+    from phonofilm.media import contact_sheet
+    from phonofilm.provenance import sign
+
+    _say(a, *notes, *([exported.line] if identity else []))
+    print(exported.path)
     if a.sheet:
-        target = a.output.with_suffix(".sheet.png")
+        target = exported.path.with_suffix(".sheet.png")
         with replacing(target) as beside:
-            contact_sheet(clip, beside, title=request.prompt)
+            contact_sheet(clip, beside, title=a.prompt)
             if identity:
                 sign(beside, identity, statement(receipt), place=target)
         print(target)
     if a.receipt and receipt is not None:
-        target = a.output.with_suffix(".receipt.json")
+        target = exported.path.with_suffix(".receipt.json")
         with replacing(target) as beside:
             beside.write_text(receipt.to_json() + "\n", encoding="utf-8")
         print(target)
@@ -267,6 +315,54 @@ class _Bar:
         self._bar.close()
 
 
+# --- score ------------------------------------------------------------------------------------------------------------
+
+
+def _add_score(p: argparse.ArgumentParser) -> None:
+    p.description = "Make sound for a film: it keeps its picture, its size and its rate."
+    p.add_argument("film", type=Path, help="a film, such as out/silent.mp4")
+    p.add_argument("prompt", help='what is heard, such as "rain on a tin roof, thunder"')
+    p.add_argument("-o", "--output", type=Path, metavar="FILE",
+                   help=f"the file to write ({', '.join(SOUNDING)}), else FILM.scored.mp4 beside the film")  # fmt: skip
+    p.add_argument(
+        "--model", default="native", metavar="NAME", help="native, or an open model that makes sound for films"
+    )
+    p.add_argument("--seed", type=int, default=0, help="the same seed makes the same sound")
+    p.add_argument("--steps", type=int, help="denoising steps; more is slower")
+    p.add_argument("--guidance", type=float, help="how strictly to follow the prompt; 1 is off")
+    p.add_argument("--negative", default="", metavar="TEXT", help="what is not wanted")
+    _add_making(p)
+    p.set_defaults(run=_score)
+
+
+def _score(a: argparse.Namespace) -> int:
+    options = {
+        "model": a.model, "seed": a.seed, "steps": a.steps, "guidance": a.guidance, "negative_prompt": a.negative
+    }  # fmt: skip
+    Request(a.prompt, **options)  # checks them
+    target = a.output or a.film.with_name(f"{a.film.stem}.scored.mp4")
+    _check_place(target, SOUNDING)
+    if target.resolve() == a.film.resolve():
+        raise InputError(f"{target} is the film itself: name another file to write")
+    from phonofilm.engines import Hooks
+    from phonofilm.engines.scoring import composer, scored, wish
+    from phonofilm.export import export
+    from phonofilm.media import read
+    from phonofilm.provenance import Identity
+
+    composer(a.model)
+    identity = None if a.no_sign else Identity.default()
+    bar = _Bar(a.quiet)
+    hooks = Hooks(progress=lambda p: bar.show(p.stage, p.done, p.total))
+    try:
+        clip = read(a.film)
+        clip, receipt = scored(clip, wish(clip, a.prompt, film=str(a.film), **options), _load(a), hooks)
+        exported = export(clip, target, receipt, identity=identity, label=a.label)
+    finally:
+        bar.close()
+    return _finish(a, clip, receipt, exported, identity, hooks.notes)
+
+
 # --- the others -------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +392,10 @@ def _add_models(p: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="what a model that is here can do, and how it would run")
     show.add_argument("name", help="ORG/NAME or a folder")
     show.set_defaults(run=_show)
+    export = actions.add_parser("export", help="our own model as a pipeline of diffusers, which needs no phonofilm")
+    export.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    export.add_argument("--weights", type=Path, metavar="DIR", help="other weights than the shipped ones")
+    export.set_defaults(run=_export)
 
 
 def _models(_: argparse.Namespace) -> int:
@@ -354,6 +454,13 @@ def _calibrate(a: argparse.Namespace) -> int:
     return 0
 
 
+def _export(a: argparse.Namespace) -> int:
+    from phonofilm.engines.hub import export_pipeline
+
+    print(export_pipeline(a.folder, a.weights))
+    return 0
+
+
 def _add_verify(p: argparse.ArgumentParser) -> None:
     p.description = (
         "Is a file signed, altered or unsigned, and by whom? Exit code 0: signed, 1: altered, 3: unsigned, "
@@ -397,6 +504,39 @@ def _train(a: argparse.Namespace) -> int:
     from phonofilm.train.road import train
 
     train(a.what, a.preset, a.out, folder=a.data, hours=a.hours, clips=a.clips)
+    return 0
+
+
+def _add_tune(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--model", required=True, metavar="NAME", help="LTX-2.x or Wan: ORG/NAME that is here, or a folder")
+    p.add_argument("--data", required=True, type=Path, metavar="DIR",
+                   help="clips with captions: clip.mp4 + clip.txt, or metadata.jsonl")  # fmt: skip
+    p.add_argument("--out", type=Path, default=Path("runs/tune"), metavar="DIR",
+                   help="the LoRA, the state and the curve; the same command goes on from there")  # fmt: skip
+    p.add_argument("--cache", type=Path, metavar="DIR", help="encoded clips, if not in cache in the folder of --out")
+    p.add_argument("--steps", type=int, default=1000, help="in all; more goes on with what is there")
+    p.add_argument("--rank", type=int, default=16, help="of the LoRA: a higher one holds more")
+    p.add_argument("--lr", type=float, default=1e-4, help="learning rate")
+    p.add_argument("--batch", type=int, default=1, help="clips a step")
+    p.add_argument("--size", default="landscape", help="square, portrait, landscape, or WIDTHxHEIGHT")
+    p.add_argument("--seconds", type=float, default=3.0, help="clips are cut there")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", choices=("cpu", "cuda"), help="if not the best there is")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no notes")
+    p.set_defaults(run=_tune)
+
+
+def _tune(a: argparse.Namespace) -> int:
+    from phonofilm.train.tune import Tuning, tune
+
+    config = Tuning(
+        steps=a.steps, rank=a.rank, rate=a.lr, batch=a.batch, size=a.size, seconds=a.seconds, seed=a.seed
+    )  # fmt: skip
+    done = tune(a.model, a.data, a.out, config, cache=a.cache, device=a.device, progress=not a.quiet)
+    before, after = done.losses
+    counts = f"learnt from {done.clips} clips, {len(done.skipped)} skipped"
+    _say(a, f"{counts}; loss with the same noise before and after: {before:.4f}, {after:.4f}")
+    print(done.lora)
     return 0
 
 

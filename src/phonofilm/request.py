@@ -33,8 +33,8 @@ class Condition:
 
     role: "first" or "last" (an image), "continue" (a clip that goes on), "audio" (a soundtrack), "video" (a picture
     track to be given sound; with strength below 1, to be changed), "mask" (a picture that tells which part of "video"
-    is made anew: where it is opaque or, if all of it is, bright; the rest stays exactly), "reference" (an image of who or what is to be seen; as many
-    as one likes).
+    is made anew: where it is opaque or, if all of it is, bright; the rest stays exactly),
+    "reference" (an image of who or what is to be seen; as many as one likes).
     strength: 0..1, how far the media bind; 1 takes them as they are. Of a mask: how far its part is made anew.
     """
 

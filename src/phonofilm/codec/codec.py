@@ -24,6 +24,7 @@ from phonofilm.errors import CheckpointError
 VIDEO_KIND, AUDIO_KIND = "video-codec", "audio-codec"
 VIDEO_FILE, AUDIO_FILE = f"{VIDEO_KIND}.safetensors", f"{AUDIO_KIND}.safetensors"
 
+PRECISION = torch.bfloat16  # in which the convolutions of the picture are computed
 COMPRESSION = FRAMES_PER_LATENT * PIXELS_PER_LATENT**2 * 3 / VideoCodecConfig().channels  # values in / values out
 
 
@@ -40,9 +41,7 @@ class Codec:
         return self.video.mean.device
 
     @classmethod
-    def load(
-        cls, directory: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16
-    ) -> Codec:
+    def load(cls, directory: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = PRECISION) -> Codec:
         """Read both codecs from a directory. `dtype`: in which the convolutions of the picture are computed.
 
         Raises CheckpointError when a file is missing, damaged or of another kind.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from phonofilm.clip import Clip
 from phonofilm.engines.catalogue import CATALOGUE, capabilities, load
 from phonofilm.engines.engine import Capabilities, Chunk, Engine, Hooks, Progress, join
+from phonofilm.engines.scoring import composer, scored, wish
 from phonofilm.request import Request
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CATALOGUE", "Capabilities", "Chunk", "Engine", "Hooks", "NativeEngine", "Progress", "capabilities", "generate",
-    "join", "load",
+    "join", "load", "score",
 ]  # fmt: skip
 
 
@@ -33,6 +34,19 @@ def generate(prompt: str | Request, **options: Any) -> Clip:
     """
     request = prompt if isinstance(prompt, Request) else Request(prompt, **options)
     return join(_engine().generate(request))[0]
+
+
+def score(clip: Clip, prompt: str | Request, **options: Any) -> Clip:
+    """`clip` with its own picture and a sound made for it; `options` are fields of `Request`, such as model and seed.
+
+    >>> film = phonofilm.score(media.read("silent.mp4"), "rain on a tin roof", seed=7)
+
+    Raises InputError for a single picture, and for a model that makes no sound for a given picture.
+    """
+    request = prompt if isinstance(prompt, Request) else wish(clip, prompt, **options)
+    composer(request.model)
+    engine = _engine() if request.model == "native" else load(request.model)
+    return scored(clip, request, engine)[0]
 
 
 def _engine() -> NativeEngine:

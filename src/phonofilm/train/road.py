@@ -52,8 +52,8 @@ class Preset:
     batch: int  # clips (square, 3 s) of a forward pass of the denoiser
     clips: int  # of the playhouse, filmed once and kept as latents
     text_clips: int  # of them, enough for the matcher
-    boards: float = 0.08  # share of the denoiser's batches that are storyboards of fresh scenes
-    sounds: float = 0.12  # of the others: sounds with their storyboards, without the picture
+    boards: float = 0.1  # share of the denoiser's batches that are storyboards of fresh scenes
+    sounds: float = 0.16  # of the others: sounds with their storyboards, without the picture
     models: dict[str, Any] = field(default_factory=dict)  # sizes other than the defaults: video, audio, matcher, ...
     cost: str = "not measured"
     score: str = "not measured"

@@ -99,7 +99,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     Family(
         "cosmos-3", "Cosmos 3 omni",
-        ((Way("Cosmos3OmniPipeline", {"first": "image", "video": "video"}),),),
+        ((Way("Cosmos3OmniPipeline", {"first": "image", "video": "kept"}),),),
         (1280, 720), (4, 1), 189, 24, "see the model card", fps_name="fps",
         sound="sound", rate="sound_tokenizer.config.sampling_rate", steps=35,
         call={"enable_sound": True, "enable_safety_check": False},

@@ -54,6 +54,12 @@ def _video(call: Call, given: Given, role: str, _: ModuleType) -> None:
         call["strength"] = 1 - given.strengths[role]
 
 
+def _kept(call: Call, given: Given, role: str, module: ModuleType) -> None:
+    """A film that stays, so that its sound is made: Cosmos, whose latents span 4 frames, keeps but two by itself."""
+    _video(call, given, role, module)
+    call["condition_frame_indexes_vision"] = list(range((given.frames - 1) // 4 + 1))
+
+
 def _keyframe(call: Call, given: Given, role: str, module: ModuleType) -> None:
     """An image at one instant of LTX's list of conditions: LTX-2 counts latents there, LTX-Video frames."""
     at = 0 if role == "first" else -1 if hasattr(module, "LTX2VideoCondition") else given.frames - 1
@@ -102,6 +108,6 @@ def _references(call: Call, given: Given, role: str, _: ModuleType) -> None:
 
 
 FILLS: Final[Mapping[str, Fill]] = {
-    "image": _image, "last_image": _last_image, "video": _video, "keyframe": _keyframe, "keyframes": _keyframes,
-    "vace": _vace, "references": _references,
+    "image": _image, "last_image": _last_image, "video": _video, "kept": _kept, "keyframe": _keyframe,
+    "keyframes": _keyframes, "vace": _vace, "references": _references,
 }  # fmt: skip

@@ -1,0 +1,252 @@
+"""From a request and given clips to a strip, and from the strip to frames and sound: the maths of the built-in engine.
+
+It knows no files and no receipts; whoever has the parts (a tokenizer, a text encoder, a denoiser, a codec) makes films.
+
+Shapes: B strips, N tokens, D = 128 width of a token, L text tokens, C channels of the text.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phonofilm import latents
+from phonofilm.clip import NATIVE_FPS, NATIVE_RATE, Audio, Clip
+from phonofilm.codec.anchor import ENDS, End, anchor
+from phonofilm.codec.codec import Codec
+from phonofilm.diffusion.ahead import draw_board
+from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance, TrackGuidance
+from phonofilm.diffusion.noise import strip_noise
+from phonofilm.diffusion.sampler import Denoise
+from phonofilm.diffusion.samplers import SAMPLERS
+from phonofilm.diffusion.schedule import SHIFT, shifted_times
+from phonofilm.engines.masks import composed, free_tokens
+from phonofilm.errors import InputError
+from phonofilm.latents import Geometry, Latents
+from phonofilm.model.denoiser import Denoiser
+from phonofilm.request import Request
+from phonofilm.text.encoder import TextEncoder
+from phonofilm.text.tokenizer import Tokenizer
+
+CONTEXT = 4  # video latents (1 s) of the given clip that a continuation sees
+LONGEST = 16  # video latents (4 s) of a strip
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Sampler settings where the request leaves them open."""
+
+    steps: int = 12
+    boards: int = 16  # steps of the storyboard, which cost little
+    board_shift: float = 3.0  # of its time grid: it needs more steps where little noise is left
+    sampler: str = "euler"
+    guidance: float = 2.0  # of strips without a storyboard
+    sound_guidance: float = 3.0  # of the sound beneath a storyboard; words need it
+    board_guidance: float = 1.0  # of the storyboard, whose numbers guidance would bend
+    shift: float = SHIFT  # of the time grid
+
+
+class Maker(ABC):
+    """Makes strips with parts that a subclass provides."""
+
+    device: torch.device
+    defaults: Defaults
+
+    @property
+    @abstractmethod
+    def codec(self) -> Codec: ...
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    @abstractmethod
+    def _model(self) -> tuple[Denoiser, TextEncoder, str]:
+        """The denoiser, the text encoder, and the hash of their weights."""
+
+    def _judge(self, prompts: Sequence[str], geometry: Geometry, batch: int) -> Callable[[Tensor], Tensor]:
+        """x0_BND → (B,): how well predicted strips match their prompts. Raises InputError where nothing judges."""
+        raise InputError("match_guidance needs a matcher, here is none", "match_guidance")
+
+    def _strip(
+        self, request: Request, given: dict[str, Clip], past: list[Clip], frames_left: int, images: dict[End, Clip]
+    ) -> tuple[Latents, int]:
+        """The strip with what is given on it, and from which video latent on it is new."""
+        width, height = request.pixels
+        if request.picture:
+            return self._empty(Geometry(1, height // 32, width // 32)), 0
+        context = CONTEXT if past else 0
+        count = min(latents.latents_from_frames(frames_left), LONGEST - context) + context
+        seconds = latents.seconds_from_latents(count)
+        instants = [0.0 if end == "first" else seconds for end in images]
+        g = Geometry(count, height // 32, width // 32, latents.columns_from_latents(count), tuple(instants))
+        strip = self._empty(g)
+        values, mask = strip.values_BND, strip.mask_BN
+        free: dict[str, float] = {condition.role: 1 - condition.strength for condition in request.conditions}
+        for k, (end, image) in enumerate(images.items()):
+            z, _ = self.codec.encode(image)
+            span = slice(g.extra.start + k * g.n_picture, g.extra.start + (k + 1) * g.n_picture)
+            values[:, span] = latents.patchify(z.to(self.device))
+            mask[:, span] = free.get(end, 0.0)
+        if past:
+            tail = _tail(past[-1], latents.frames_from_latents(context))
+            z, a = self.codec.encode(tail)
+            self._lay(strip, g.video_span(0, context), latents.patchify(z))
+            if a is not None:
+                self._lay(strip, g.audio_span(0, context), _sound_tokens(a))
+        for role, span in (("video", g.video), ("audio", g.audio)):
+            if role in given:
+                clip = exactly(given[role], latents.frames_from_latents(count))
+                z, a = self.codec.encode(clip)
+                if role == "audio" and a is None:
+                    raise InputError("the file given as sound has no sound")
+                tokens = latents.patchify(z) if role == "video" else _sound_tokens(a)  # type: ignore[arg-type]
+                self._lay(strip, span, tokens, free.get(role, 0.0))
+        if "mask" in given:
+            anew = torch.from_numpy(free_tokens(given["mask"], width, height)).to(self.device)
+            mask[:, g.video][:, anew.flatten().repeat(count)] = 1 - free.get("mask", 0.0)
+        return strip, context
+
+    def _empty(self, geometry: Geometry) -> Latents:
+        values = torch.zeros(1, geometry.n, latents.TOKEN_WIDTH, device=self.device)
+        return Latents(values, geometry, torch.ones(1, geometry.n, device=self.device))
+
+    @staticmethod
+    def _lay(strip: Latents, span: slice, tokens_BND: Tensor, free: float = 0.0) -> None:
+        """Put tokens on the strip. free: the noise level that they start with, 0 binds them."""
+        strip.values_BND[:, span] = tokens_BND.to(strip.values_BND)
+        strip.mask_BN[:, span] = free
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        strip: Latents,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        negative: str = "",
+        match_guidance: float = 0.0,
+        callback: Any = None,
+        watch: Any = None,
+        board_BTD: Tensor | None = None,
+    ) -> Latents:
+        """Denoise a batch: one clip for each prompt and seed, on the geometry and given tokens of `strip` (1 or B).
+
+        callback, watch: called after each step of picture and sound, and of the storyboard before them.
+        board_BTD: a storyboard (1 or B, T, 128) that is given; by default one is made.
+        """
+        denoiser, text, _ = self._model
+        d, g, B = self.defaults, strip.geometry, len(seeds)
+        values, mask = strip.values_BND.expand(B, -1, -1), strip.mask_BN.expand(B, -1)
+        boards = g.latents if denoiser.config.storyboard else 0
+        noise = strip_noise(seeds, replace(g, boards=boards), self.device)
+        strip = Latents(torch.lerp(values, noise[:, : g.n], mask[..., None]), g, mask)
+        with_text = text(*self._ids(prompts))
+        without = text(*self._ids([negative])).expand(B, -1, -1)
+        both = torch.cat([with_text, without])
+
+        def bind(g: Geometry, scale: float) -> Denoise:
+            return ClassifierFree(denoiser.bind(with_text, g), denoiser.bind(both, g), scale)
+
+        def plan(g: Geometry) -> Denoise:
+            return bind(g, d.board_guidance)
+
+        chosen = SAMPLERS[sampler or d.sampler]()
+        if boards:
+            times = shifted_times(d.boards, d.board_shift)
+            if board_BTD is None:
+                board_BTD = draw_board(plan, strip.values_BND, mask, g, noise[:, g.n :], chosen, times, watch)
+            strip = latents.with_board(strip, board_BTD.expand(B, -1, -1), free=0)
+        full = strip.geometry
+        if guidance is None and boards:  # the picture follows its storyboard, with or without the prompt
+            alone = denoiser.bind(without, replace(full, latents=0))
+            denoise: Denoise = TrackGuidance(denoiser.bind(with_text, full), alone, full.audio, d.sound_guidance)
+        else:
+            denoise = bind(full, d.guidance if guidance is None else guidance)
+        if match_guidance:
+            denoise = MatchGuidance(denoise, self._judge(prompts, g, B), match_guidance)
+        times = shifted_times(steps or d.steps, d.shift)
+        made = chosen(denoise, strip.values_BND, strip.mask_BN, times, callback)
+        return latents.without_board(replace(strip, values_BND=made))
+
+    def _ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids, mask = self.tokenizer.encode(list(prompts))
+        return ids.to(self.device), mask.to(self.device)
+
+    def _decode(
+        self, made: Latents, keep_from: int, request: Request, given: dict[str, Clip], images: dict[End, Clip]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Frames and samples from video latent `keep_from` on; what is given and binds wholly is passed through."""
+        video_z, audio_z, _ = latents.unpack(made)
+        assert video_z is not None
+        if request.picture:
+            yield self.codec.decode(video_z, picture=True).frames, None
+            return
+        bound = given.keys() - {condition.role for condition in request.conditions if condition.strength < 1}
+        for edge, image in images.items():
+            if edge not in bound:
+                continue
+            video_z = anchor(self.codec.video, video_z, torch.from_numpy(image.frames[:1]), edge)
+        count = latents.frames_from_latents(made.geometry.latents)
+        first = latents.frames_from_latents(keep_from)
+        shown = exactly(given["video"], count).frames if "video" in bound else None
+        heard = exactly(given["audio"], count).audio if "audio" in bound else None
+        anew = free_tokens(given["mask"], *request.pixels) if "mask" in given else None
+        at = 0
+        for piece in self.codec.decode_stream(video_z, audio_z):
+            assert piece.audio is not None
+            frames, samples = piece.frames, piece.audio.samples
+            start, end = at, at + len(frames)
+            at = end
+            if end <= first:
+                continue
+            skip = max(0, first - start)
+            if shown is not None:
+                frames = shown[start:end] if anew is None else composed(shown[start:end], frames, anew)
+            if heard is not None:
+                samples = heard.samples[:, latents.samples_from_frames(start) : latents.samples_from_frames(end)]
+            yield frames[skip:], samples[:, latents.samples_from_frames(skip) :]
+
+
+def images_of(given: Mapping[str, Clip], past: Sequence[Clip], frames_left: int) -> dict[End, Clip]:
+    """The images that bind a part: the first one where nothing is past, the last one where the clip ends."""
+    longest = latents.frames_from_latents(LONGEST - (CONTEXT if past else 0))
+    binds = {"first": not past, "last": frames_left <= longest}
+    return {end: given[end] for end in ENDS if end in given and binds[end]}
+
+
+def _sound_tokens(audio_z: Tensor) -> Tensor:
+    pad = latents.TOKEN_WIDTH - latents.AUDIO_CHANNELS
+    return torch.nn.functional.pad(audio_z.transpose(1, 2), (0, pad))
+
+
+def exactly(clip: Clip, frames: int) -> Clip:
+    """Cut, or prolonged by its last frame and silence."""
+    kept = clip.frames[:frames]
+    if len(kept) < frames:
+        kept = np.concatenate([kept, np.repeat(kept[-1:], frames - len(kept), 0)])
+    audio = None
+    if clip.audio is not None:
+        need = latents.samples_from_frames(frames)
+        samples = clip.audio.samples[:1, :need]
+        audio = Audio(np.pad(samples, ((0, 0), (0, need - samples.shape[1]))), NATIVE_RATE)
+    return Clip(kept, NATIVE_FPS, audio)
+
+
+def _tail(clip: Clip, frames: int) -> Clip:
+    audio = None
+    if clip.audio is not None:
+        end = latents.samples_from_frames(len(clip.frames))
+        samples = clip.audio.samples[:1, :end]
+        samples = np.pad(samples, ((0, 0), (0, end - samples.shape[1])))
+        audio = Audio(np.ascontiguousarray(samples[:, -latents.samples_from_frames(frames) :]), NATIVE_RATE)
+    return Clip(clip.frames[-frames:], NATIVE_FPS, audio)
