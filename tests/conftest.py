@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,10 @@ from local_postgres import Cluster, binaries
 from phonofilm.clip import Audio, Clip
 
 FPS, RATE = 16, 16_000
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the cores; before torch is imported
+    share = str(max(1, (os.cpu_count() or 1) // int(workers)))
+    os.environ.update(OMP_NUM_THREADS=share, MKL_NUM_THREADS=share)
 
 
 def flash_clip(

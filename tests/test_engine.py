@@ -81,6 +81,16 @@ def film(tmp_path: Path) -> Path:
     return tmp_path / "given.mp4"
 
 
+def test_what_the_codec_loses_of_the_last_given_frame_fades_from_those_that_follow() -> None:
+    given, coded = np.full((2, 2, 3), 120, np.uint8), np.full((2, 2, 3), 100, np.uint8)
+    made = np.full((16, 2, 2, 3), 100, np.uint8)  # nothing moves
+    left = making._faded(made, given.astype(np.float32) - coded, 1)[:, 0, 0, 0].astype(float)
+    assert left[0] == round(100 + 20 * making.FADE) and (np.diff(left) <= 0).all() and left[-1] <= 101
+    again = making._faded(made[:4], given.astype(np.float32) - coded, 5)[:, 0, 0, 0]  # the next piece goes on
+    assert np.array_equal(again, left[4:8])
+    assert making._faded(made, np.full((2, 2, 3), 200.0), 1).max() == 255
+
+
 def test_a_continuation_begins_with_the_given_clip(engine: NativeEngine, film: Path) -> None:
     clip = ask(engine, conditions=(Condition("continue", str(film)),))
     given = media.read(film)

@@ -35,6 +35,7 @@ from phonofilm.text.encoder import TextEncoder
 from phonofilm.text.tokenizer import Tokenizer
 
 CONTEXT = 4  # video latents (1 s) of the given clip that a continuation sees
+FADE = 0.8  # of the jump behind a continued clip that the next frame still has
 LONGEST = 16  # video latents (4 s) of a strip
 
 
@@ -183,9 +184,18 @@ class Maker(ABC):
         return ids.to(self.device), mask.to(self.device)
 
     def _decode(
-        self, made: Latents, keep_from: int, request: Request, given: dict[str, Clip], images: dict[End, Clip]
+        self,
+        made: Latents,
+        keep_from: int,
+        request: Request,
+        given: dict[str, Clip],
+        images: dict[End, Clip],
+        before: np.ndarray | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Frames and samples from video latent `keep_from` on; what is given and binds wholly is passed through."""
+        """Frames and samples from video latent `keep_from` on; what is given and binds wholly is passed through.
+
+        before: the frame (H, W, 3) that they follow. What the codec changes of it is a jump, which fades away.
+        """
         video_z, audio_z, _ = latents.unpack(made)
         assert video_z is not None
         if request.picture:
@@ -202,19 +212,31 @@ class Maker(ABC):
         heard = exactly(given["audio"], count).audio if "audio" in bound else None
         anew = free_tokens(given["mask"], *request.pixels) if "mask" in given else None
         at = 0
+        jump: np.ndarray | None = None  # what the last frame before the made ones lost in the codec
         for piece in self.codec.decode_stream(video_z, audio_z):
             assert piece.audio is not None
             frames, samples = piece.frames, piece.audio.samples
             start, end = at, at + len(frames)
             at = end
+            if before is not None and start < first <= end:
+                jump = before.astype(np.float32) - frames[first - start - 1]
             if end <= first:
                 continue
             skip = max(0, first - start)
+            if jump is not None:
+                frames = _faded(frames, jump, start - first + 1)
             if shown is not None:
                 frames = shown[start:end] if anew is None else composed(shown[start:end], frames, anew)
             if heard is not None:
                 samples = heard.samples[:, latents.samples_from_frames(start) : latents.samples_from_frames(end)]
             yield frames[skip:], samples[:, latents.samples_from_frames(skip) :]
+
+
+def _faded(frames: np.ndarray, jump: np.ndarray, after: int) -> np.ndarray:
+    """Frames (T, H, W, 3) with what is left of a jump (H, W, 3) of grey values; the first is `after` frames behind."""
+    left = FADE ** np.maximum(after + np.arange(len(frames)), 0)[:, None, None, None]
+    faded: np.ndarray = (frames + left * jump).round().clip(0, 255).astype(np.uint8)
+    return faded
 
 
 def images_of(given: Mapping[str, Clip], past: Sequence[Clip], frames_left: int) -> dict[End, Clip]:

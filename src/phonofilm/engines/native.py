@@ -124,7 +124,9 @@ class NativeEngine(Maker):
                 )
                 pieces = []
                 with meter.stage("decode"):
-                    for frames, samples in self._decode(made, keep_from, request, given, images):
+                    for frames, samples in self._decode(
+                        made, keep_from, request, given, images, past[-1].frames[-1] if past else None
+                    ):
                         pieces.append((frames, samples))
                         done = len(pieces)
                         hooks.progress(Progress("decode", done, max(done, strip.geometry.latents)))
