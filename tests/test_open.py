@@ -522,6 +522,41 @@ def test_each_step_can_be_looked_at(key: str, checkpoint: Checkpoint) -> None:
     assert np.array_equal(watched.frames, join(maker.generate(request))[0].frames)  # looking changes nothing
 
 
+SHARED = """
+import sys, torch
+from phonofilm.cli import main
+torch.accelerator.device_count = lambda: 2  # processes of a CPU stand for GPUs
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_two_processes_make_the_film_that_one_makes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    key = "wan"
+    request, script = wish(key), tmp_path / "shared.py"
+    script.write_text(SHARED)
+    common = ["generate", request.prompt, "--model", str(checkpoint(key)), "--size", request.size, "--steps", "2",
+              "--seconds", str(request.seconds), "--no-sign", "--precision", "fp32"]  # fmt: skip
+    assert main([*common, "-o", str(tmp_path / "one" / "%03d.png")]) == 0
+    run = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    made = subprocess.run(
+        [*run, str(script), *common, "-o", str(tmp_path / "two" / "%03d.png")], capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stderr[-2000:]
+    one, two = (sorted((tmp_path / name).glob("*.png")) for name in ("one", "two"))
+    assert len(one) == len(two) > 1
+    for a, b in zip(one, two, strict=True):
+        apart = np.asarray(Image.open(a)).astype(int) - np.asarray(Image.open(b))
+        assert np.abs(apart).max() <= 1  # the sums of attention are ordered otherwise
+
+
+def test_what_cannot_be_shared_out_says_so(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes need as many GPUs; this computer has 0"):
+        join(engine(checkpoint("wan")).generate(wish("wan")))
+    with pytest.raises(InputError, match="CogVideoX cannot be shared out .* families that can: Wan 2.1 and 2.2"):
+        join(engine(checkpoint("cogvideox")).generate(wish("cogvideox")))
+
+
 # --- quality ----------------------------------------------------------------------------------------------------------
 
 

@@ -201,6 +201,7 @@ def _generate(a: argparse.Namespace) -> int:
     request = _request(a)
     _check_place(a.output, SOUNDING if a.score else SUFFIXES)
     from phonofilm.engines import Chunk, Hooks, join, load
+    from phonofilm.engines.open.parallel import helping
     from phonofilm.engines.scoring import scored, silent, wish, with_score
     from phonofilm.export import export
     from phonofilm.provenance import Identity
@@ -210,6 +211,9 @@ def _generate(a: argparse.Namespace) -> int:
         if a.picture:
             raise InputError("a single picture has no sound: --score is for films")
     engine = _load(a)
+    if helping():  # under torchrun; the first process writes the film
+        join(engine.generate(request))
+        return 0
     identity = None if a.no_sign else Identity.default()
     bar = _Bar(a.quiet)
     hooks = Hooks(progress=lambda p: bar.show(p.stage, p.done, p.total))

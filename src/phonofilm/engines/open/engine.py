@@ -23,6 +23,7 @@ from phonofilm.engines.open.families import FAMILIES, Family, Way, able
 from phonofilm.engines.open.fill import FILLS, Given
 from phonofilm.engines.open.glimpse import glimpse
 from phonofilm.engines.open.loading import adapt, compile_blocks, first_line, load_pipeline, pipeline_class
+from phonofilm.engines.open.parallel import processes, share
 from phonofilm.engines.open.plan import Machine, Plan, choose, here
 from phonofilm.engines.open.source import Source, find
 from phonofilm.engines.open.watch import Watch, networks, to_frames, to_samples
@@ -345,6 +346,8 @@ class OpenEngine:
             return self._pipes[way.pipeline]
         other = next(iter(self._pipes.values()), None)
         pipe = self._pipes[way.pipeline] = load_pipeline(self.source, way.pipeline, plan, self.family, other)
+        if processes() > 1 and other is None:
+            share(pipe, self.family)
         if self.compiled and other is None:
             compile_blocks(pipe)
         return pipe

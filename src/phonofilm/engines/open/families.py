@@ -55,6 +55,7 @@ class Family:
     guidance_name: str = "guidance_scale"  # "" where guidance is distilled or lies in a component
     negative: bool = True
     modular: bool = False
+    shared: bool = False  # whether several GPUs can share out its steps
     mixed: bool = True  # whether the decoder may be float32 beside a bfloat16 transformer
     call: Mapping[str, Any] = field(default_factory=dict)
 
@@ -123,6 +124,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "Wan-AI/Wan2.1-VACE-1.3B-diffusers": 1.3, "Wan-AI/Wan2.2-TI2V-5B-Diffusers": 5,
             "Wan-AI/Wan2.2-T2V-A14B-Diffusers": 27, "Wan-AI/Wan2.2-I2V-A14B-Diffusers": 27,
         },
+        shared=True,
     ),
     Family(
         "hunyuan-video-1.5", "HunyuanVideo 1.5",
