@@ -553,7 +553,7 @@ def test_what_cannot_be_shared_out_says_so(checkpoint: Checkpoint, monkeypatch: 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="2 processes need as many GPUs; this computer has 0"):
         join(engine(checkpoint("wan")).generate(wish("wan")))
-    with pytest.raises(InputError, match="CogVideoX cannot be shared out .* families that can: Wan 2.1 and 2.2"):
+    with pytest.raises(InputError, match=r"CogVideoX cannot be shared out .* families that can: Wan 2.1 and 2.2"):
         join(engine(checkpoint("cogvideox")).generate(wish("cogvideox")))
 
 

@@ -65,7 +65,7 @@ def playhouse_cpu() -> Preset:
         video=VideoTraining(seconds=3600, lr=2e-3, fresh=0.25, actors=0.75, box_weight=6.0, whole=0.85),
         audio=AudioTraining(seconds=1080),
         text=TextTraining(), text_seconds=900,
-        denoiser=DenoiserTraining(Plan(hours=5.5, decay=0.25), accumulate=1), batch=8,
+        denoiser=DenoiserTraining(Plan(hours=5.84, decay=0.25), accumulate=1), batch=8,
         clips=16_000, text_clips=4_000,
     )  # fmt: skip
 
