@@ -82,7 +82,10 @@ def test_a_request_survives_json(request):
         ({"model": ""}, "model must be a name, ORG/NAME or a folder"),
         ({"best_of": 65}, "best_of.*65"),
         ({"match_guidance": None}, "match_guidance must be a number"),
-        ({"conditions": [{"role": "middle", "path": "x"}]}, "first, last, continue, audio, video, mask, reference, got 'middle'"),
+        (
+            {"conditions": [{"role": "middle", "path": "x"}]},
+            "first, last, continue, audio, video, mask, reference, got 'middle'",
+        ),
         ({"conditions": [{"role": "first"}]}, "either a path or a digest"),
         ({"conditions": [{"role": "first", "path": "x", "digest": DIGEST}]}, "either a path or a digest"),
         ({"conditions": [{"role": "first", "digest": "sha256:xyz"}]}, "64 hex digits"),
