@@ -53,6 +53,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return folder
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A tiny checkpoint of an open model by key (see `tiny_open`)."""
+    from tiny_open import shelf
+
+    return shelf(tmp_path_factory.mktemp)
+
+
 @pytest.fixture
 def clip() -> Clip:
     return flash_clip()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_open import TINY
+from tiny_open import shelf
 
 from phonofilm import checkpoint as checkpoints
 from phonofilm import media
@@ -41,18 +41,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A tiny checkpoint by key; made once. Its latents have means and spreads, as those of published ones."""
-    made: dict[str, Path] = {}
-
-    def make(key: str) -> Path:
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("open") / key
-            TINY[key](made[key])
-            if key == "ltx2":
-                spread(made[key])
-        return made[key]
-
-    return make
+    """Tiny checkpoints whose latents have means and spreads, as those of published ones."""
+    return shelf(tmp_path_factory.mktemp, lambda key, folder: spread(folder) if key == "ltx2" else None)
 
 
 def spread(folder: Path) -> None:

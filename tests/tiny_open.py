@@ -75,6 +75,22 @@ def tiny(key: str, **call: Any) -> Callable[[Callable[[], Any]], Callable[[Path]
     return register
 
 
+def shelf(
+    folder: Callable[[str], Path], finish: Callable[[str, Path], None] = lambda *_: None
+) -> Callable[[str], Path]:
+    """A checkpoint by key, made once. folder: a new one by name; finish: called with each that is made."""
+    made: dict[str, Path] = {}
+
+    def find(key: str) -> Path:
+        if key not in made:
+            made[key] = folder("open") / key
+            TINY[key](made[key])
+            finish(key, made[key])
+        return made[key]
+
+    return find
+
+
 def lively(model: Any, gain: float = 1.0) -> Any:
     """Weights that pass a signal on at `gain` times the strength that it came with, and no bias to drown it."""
     with torch.no_grad():

@@ -350,22 +350,17 @@ class Denoiser(nn.Module):
         end the image and 1, and both again, the less the further away its instant is; 0 where there is none."""
         if not g.images or not self.config.stills:
             return None
-        B = len(x_BND)
-        shown: list[Tensor] = [x_BND.new_zeros(B, g.latents, g.height * PATCH, g.width * PATCH, 0)]
-        middles = (torch.arange(g.latents, device=x_BND.device) + 0.5) * SECONDS_PER_LATENT
-        ends: list[Tensor | None] = [None, None]
+        middles_T = (torch.arange(g.latents, device=x_BND.device) + 0.5) * SECONDS_PER_LATENT
+        nothing = x_BND.new_zeros(len(x_BND), g.latents, g.height * PATCH, g.width * PATCH, 2 * (VIDEO_CHANNELS + 1))
+        ends = [nothing, nothing]
         for k, instant in enumerate(g.images):
             span = slice(k * g.n_picture, (k + 1) * g.n_picture)
             image = unpatchify(x_BND[:, span], g.height, g.width).permute(0, 2, 3, 4, 1)
             image = F.pad(image, (0, 1), value=1.0) * (1 - t_BN[:, span].mean(1))[:, None, None, None, None]
-            near_T = torch.exp(-(middles - instant).abs() / SECONDS_PER_LATENT)
-            ends[2 * instant > g.seconds] = torch.cat(
-                [image.expand(-1, g.latents, -1, -1, -1), image * near_T[:, None, None, None]], -1
-            )
-        for end in ends:
-            nothing = x_BND.new_zeros(*shown[0].shape[:-1], 2 * (VIDEO_CHANNELS + 1))
-            shown.append(nothing if end is None else end)
-        return torch.cat(shown, dim=-1).to(self.compute)
+            near_T = torch.exp(-(middles_T - instant).abs() / SECONDS_PER_LATENT)
+            even = image.expand(-1, g.latents, -1, -1, -1)
+            ends[2 * instant > g.seconds] = torch.cat([even, even * near_T[:, None, None, None]], dim=-1)
+        return torch.cat(ends, dim=-1).to(self.compute)
 
     # --- between strip and stream -----------------------------------------------------------------------------------
     def _fold(self, x_BND: Tensor, folds: int, g: Geometry) -> Tensor:

@@ -27,7 +27,7 @@ from phonofilm.clip import Clip
 from phonofilm.data import Folder
 from phonofilm.data.folder import Entry
 from phonofilm.engines.open import OpenEngine
-from phonofilm.engines.open.source import Source, find
+from phonofilm.engines.open.source import find
 from phonofilm.errors import CheckpointError, InputError, MediaError, PhonofilmError
 from phonofilm.files import replacing
 from phonofilm.media import read, read_audio
@@ -44,7 +44,6 @@ FORMAT: Final = "phonofilm.tune/1"  # of what is kept of a clip
 LEVELS: Final = (0.25, 0.75)  # quantiles of the noise levels at which the training is checked
 CHECKED: Final = 8  # clips on which it is, the first ones
 SILENCE: Final = 1e-4  # a track that never gets louder (-80 dB) is no sound to learn from
-SAMPLED: Final = 2**20  # bytes at either end of a file of weights that tell it from others
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class Kept:
         if self.most > family.longest:
             longest = family.longest / family.fps
             raise InputError(f"{family.title} makes up to {longest:.1f} seconds, got {config.seconds:g}", "seconds")
-        self.digest = digest(made.source)
+        self.digest = made.source.digest
 
     def fill(self, progress: bool) -> list[Path]:
         """Encode what is not there yet; the files of all clips that can be used, in the folder's order."""
@@ -216,19 +215,6 @@ def pixels(made: Tuner, size: str) -> tuple[int, int]:
             f"sides must be multiples of {made.multiple} for {made.source.name}, got {found[0]}x{found[1]}", "size"
         )
     return found
-
-
-def digest(source: Source) -> str:
-    """SHA-256 that names a checkpoint: of its index, and of each file's name, size, beginning and end."""
-    found = hashlib.sha256(json.dumps(source.index, sort_keys=True).encode())
-    for path in sorted([*source.folder.rglob("*.safetensors"), *source.folder.rglob("*config.json")]):
-        size = path.stat().st_size
-        found.update(f"{path.relative_to(source.folder)} {size}\n".encode())
-        with path.open("rb") as file:
-            found.update(file.read(SAMPLED))
-            file.seek(max(0, size - SAMPLED))
-            found.update(file.read(SAMPLED))
-    return found.hexdigest()
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------

@@ -132,8 +132,9 @@ class Tuner(ABC):
         """A clip at the model's rate and a length that it makes, on the CPU. Its sound is None if there is none."""
         pixels = torch.from_numpy(clip.frames).permute(3, 0, 1, 2)[None].to(self.device, torch.float32) / 127.5 - 1
         latents = {"video": self.picture(self.pipe.vae.encode(pixels).latent_dist.mode())}
-        if clip.audio is not None and self.family.sound:
-            latents["audio"] = self.sound(clip.audio, len(clip.frames))
+        sound = None if clip.audio is None else self.sound(clip.audio, len(clip.frames))
+        if sound is not None:
+            latents["audio"] = sound
         latents = {name: value.float() for name, value in latents.items()}
         return Sample(latents, self.words(caption)).to(torch.device("cpu"))
 
@@ -141,9 +142,9 @@ class Tuner(ABC):
     def picture(self, found_BCTHW: Tensor) -> Tensor:
         """The autoencoder's latents, normalised."""
 
-    def sound(self, audio: Audio, frames: int) -> Tensor:
-        """(1, C, L, M), the latents of a sound as long as so many frames, normalised."""
-        raise NotImplementedError(f"{self.family.title} is silent")
+    def sound(self, audio: Audio, frames: int) -> Tensor | None:
+        """(1, C, L, M), the latents of a sound as long as so many frames, normalised; None in silent families."""
+        return None
 
     @abstractmethod
     def words(self, caption: str) -> dict[str, Tensor]:

@@ -118,4 +118,4 @@ def _similar(clip: Clip, full: Clip) -> tuple[float | None, float | None, float 
 
 def _path(engine: OpenEngine) -> Path:
     machine = "".join(c if c.isalnum() else "-" for c in engine.machine.name.lower())
-    return home() / "calibrations" / f"{engine.digest[:16]}.{machine}.json"
+    return home() / "calibrations" / f"{engine.source.digest[:16]}.{machine}.json"

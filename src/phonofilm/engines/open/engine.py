@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 SHORTEST: Final = 0.25  # seconds
 CONTEXT: Final = 2  # strides of frames that a continuation sees
+Made = TypeVar("Made")
 
 
 class OpenEngine:
@@ -153,7 +154,7 @@ class OpenEngine:
                 clip = self._clip(pipe, made, size, fps, given.frames, wanted)
                 if "continue" in given.clips:
                     clip = _behind(given.clips["continue"], clip)
-        receipt = Receipt.of(meter, asdict(request), request.seed, self.digest)
+        receipt = Receipt.of(meter, asdict(request), request.seed, self.source.digest)
         samples = None if clip.audio is None or request.picture else clip.audio.samples
         rate = clip.audio.sample_rate if clip.audio is not None else 0
         yield Chunk(clip.frames, samples, fps, rate, receipt)
@@ -167,11 +168,10 @@ class OpenEngine:
 
     def prepare(self, request: Request) -> None:
         """Load what a request needs, ahead of it."""
-        way, hooks = self.check(request), Hooks()
-        _, wanted, size = self._measures(request)
-        if not self._pipes:
-            self._plans = self._choose(size, self.family.made(wanted), hooks)
-        self._load(way, self._plans[0])
+        way = self.check(request)
+        self._fitting(
+            request, self.family.made(self._measures(request)[1]), Hooks(), lambda plan: self._load(way, plan)
+        )
 
     def _measures(self, request: Request) -> tuple[float, int, tuple[int, int]]:
         """Frames a second, frames, and (width, height) of what is asked for."""
@@ -182,19 +182,25 @@ class OpenEngine:
     def _make(
         self, request: Request, way: Way, given: Given, hooks: Hooks, meter: Meter
     ) -> tuple[Any, Mapping[str, Any]]:
-        """The pipeline and its outputs by name, with the first plan whose memory suffices."""
+        """The pipeline and its outputs by name."""
         fps, _, size = self._measures(request)
+
+        def work(plan: Plan) -> tuple[Any, Mapping[str, Any]]:
+            with meter.stage("load"):
+                pipe = self._load(way, plan)
+                self._adapt(pipe, request)
+            return pipe, self._call(pipe, request, self._arguments(pipe, request, way, given, size, fps), hooks, meter)
+
+        return self._fitting(request, given.frames, hooks, work)
+
+    def _fitting(self, request: Request, frames: int, hooks: Hooks, work: Callable[[Plan], Made]) -> Made:
+        """What `work` makes with the first plan whose memory suffices."""
         if not self._pipes:
-            self._plans = self._choose(size, given.frames, hooks)
+            self._plans = self._choose(self._measures(request)[2], frames, hooks)
         while True:
             plan = self._plans[0]
             try:
-                with meter.stage("load"):
-                    pipe = self._load(way, plan)
-                    self._adapt(pipe, request)
-                return pipe, self._call(
-                    pipe, request, self._arguments(pipe, request, way, given, size, fps), hooks, meter
-                )
+                return work(plan)
             except MemoryError as error:
                 self._drop()
                 if len(self._plans) == 1:
@@ -369,16 +375,6 @@ class OpenEngine:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    @property
-    def digest(self) -> str:
-        """Names the weights in a receipt: sha256 of the index and of each file's name and size."""
-        import hashlib
-
-        digest = hashlib.sha256(json.dumps(self.source.index, sort_keys=True).encode())
-        for file in sorted(self.source.folder.rglob("*.safetensors")):
-            digest.update(f"{file.relative_to(self.source.folder)} {file.stat().st_size}\n".encode())
-        return digest.hexdigest()
 
     def _rate(self) -> int:
         """The sample rate, as far as the configuration tells it before anything is loaded; else the usual one."""

@@ -6,6 +6,7 @@ download or a file that is missing is one clear line.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import struct
@@ -23,6 +24,7 @@ PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 WANTED: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*", "README.md")
 """Patterns of the files that are fetched; no pickles, no programs."""
 BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}  # of a value; all others: 1
+SAMPLED: Final = 2**20  # bytes at either end of a file of weights that tell it from others
 MOST_HEADER: Final = 256 * 2**20  # bytes of a safetensors header
 INSTALL: Final = 'pip install "phonofilm[open]"'
 
@@ -85,6 +87,19 @@ class Source:
         if not parts:
             raise CheckpointError(f"{self.folder}: has no weights in safetensors")
         return tuple(parts)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 that names the weights: of the index, and of each file's name, size, beginning and end."""
+        found = hashlib.sha256(json.dumps(self.index, sort_keys=True).encode())
+        for path in sorted([*self.folder.rglob("*.safetensors"), *self.folder.rglob("*config.json")]):
+            size = path.stat().st_size
+            found.update(f"{path.relative_to(self.folder)} {size}\n".encode())
+            with path.open("rb") as file:
+                found.update(file.read(SAMPLED))
+                file.seek(max(0, size - SAMPLED))
+                found.update(file.read(SAMPLED))
+        return found.hexdigest()
 
     @property
     def values(self) -> int:
