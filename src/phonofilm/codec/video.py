@@ -29,7 +29,7 @@ State = list[Tensor]
 
 @dataclass(frozen=True)
 class VideoCodecConfig:
-    """Size of a video codec; the default has 3.7M parameters and decodes 48 frames of 128 x 128 with 48 GFLOP."""
+    """Size of a video codec; the default has 3.8M parameters and decodes 48 frames of 128 x 128 with 48 GFLOP."""
 
     channels: int = 32  # of the latents
     encoder_widths: tuple[int, int, int] = (64, 128, 160)  # at 1/4, 1/8, 1/16 of the picture's side

@@ -44,7 +44,7 @@ SHARPEST = 32.0  # largest attention logit
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """Sizes of a denoiser. The default is the shipped one: 9.9M parameters."""
+    """Sizes of a denoiser. The default is the shipped one: 10.3M parameters."""
 
     width: int = 256  # channels of a token in the stream; a multiple of `head`
     blocks: int = 8  # transformer blocks
