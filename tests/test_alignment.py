@@ -9,7 +9,8 @@ from phonofilm.playhouse.casting import draw_scene
 from phonofilm.playhouse.playhouse import film
 from phonofilm.playhouse.scene import COLOURS, KINDS, Actor, Scene
 from phonofilm.playhouse.speech import WORDS
-from phonofilm.train.alignment import CLAIMS, HEARD, Alignment, claimed, token_weights, truth_maps
+from phonofilm.playhouse.stage import perform
+from phonofilm.train.alignment import CLAIMS, HEARD, Alignment, claimed, spoken, token_weights, truth_maps
 
 
 def test_maps_show_the_actor_where_it_is_and_its_colour() -> None:
@@ -40,7 +41,37 @@ def test_maps_tell_what_is_heard_in_each_column() -> None:
     assert set(heard[:, -1].unique().tolist()) == {0, WORDS.index("hello") + 1}
 
 
-def test_claims_are_numbered_and_can_be_read_off_a_text() -> None:
+def test_tokens_of_the_storyboard_tell_which_word_is_spoken() -> None:
+    scene = Scene((Actor("drum", "strike", "red", count=3), Actor("robot", "say", "blue", word="hello")), seed=5)
+    play = perform(scene)
+    word = next(e for e in play.events if e.kind == "word")
+    said = spoken(play, 12)
+    assert said.dtype == torch.int64 and set(said.tolist()) == {0, WORDS.index("hello") + 1}
+    at = said.nonzero().flatten()
+    assert at[0] == int(4 * word.time) and at[-1] == int(4 * (word.time + word.seconds))
+    assert not spoken(perform(Scene((Actor("rain", "rain", speed="slow"),))), 12).any()
+
+
+def test_storyboards_are_asked_which_word_is_spoken_and_what_is_so() -> None:
+    torch.manual_seed(0)
+    heads, g = Alignment(32, 2), Geometry(0, 4, 4, boards=3)
+    said = torch.tensor([[0, 5, 5], [0, 0, 0]])
+    so = torch.tensor([[1] * len(CLAIMS), [2] * len(CLAIMS)])
+    h = torch.randn(2, 3, 32, requires_grad=True)
+    optimizer = torch.optim.Adam([h, *heads.parameters()], lr=0.03)
+    learn, t = torch.ones(2, 3), torch.full((2, 3), 0.99)
+    learn[0, 2] = 0
+    for _ in range(80):
+        loss, points = heads(h, {"spoken": said, "so": so}, g, learn, t)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1 and points["spoken"] == 1
+    nothing, points = heads(h, {"spoken": said, "so": so}, g, torch.zeros(2, 3), t)
+    assert nothing.item() == 0 and not points
+
+
+def test_claims_are_numbered() -> None:
     scene = Scene((Actor("ball", "bounce", "pink", material="wood", count=2), Actor("man", "say", "blue", word="moon")))
     numbers = claimed(scene, frozenset({"0.kind", "0.count", "1.word", "light"}))
     told = {name: number for name, number in zip(CLAIMS, numbers, strict=True) if number}
@@ -49,20 +80,6 @@ def test_claims_are_numbered_and_can_be_read_off_a_text() -> None:
     assert told.items() <= so.items() and so["camera"] == 1
     alone = dict(zip(CLAIMS, claimed(Scene((Actor("rain", "rain"),))), strict=True))
     assert alone["0.colour"] == 0 and not any(number for name, number in alone.items() if name.startswith("1."))
-
-    torch.manual_seed(0)
-    text = torch.randn(4, 6, 32, requires_grad=True)
-    mask = torch.ones(4, 6, dtype=torch.bool)
-    told_BA = torch.tensor([numbers, [0] * len(CLAIMS), numbers[::-1], numbers]).clamp(max=2)
-    heads = Alignment(64, 2, 32)
-    optimizer = torch.optim.Adam([text, *heads.parameters()], lr=0.03)
-    for _ in range(60):
-        loss, points = heads.read(text, mask, told_BA, torch.tensor([False, False, False, True]))
-        optimizer.zero_grad()
-        loss.backward()
-        assert text.grad is not None and not text.grad[3].any()  # its text was dropped
-        optimizer.step()
-    assert loss.item() < 0.02 and float(points["told"]) == 1
 
 
 def test_tokens_that_show_an_actor_weigh_more() -> None:
@@ -82,7 +99,7 @@ def test_heads_read_off_what_is_there_and_ask_nothing_of_what_is_given() -> None
     scenes = [draw_scene(k, "train", seconds=3.0) for k in range(4)]
     maps = truth_maps(film(scenes)) | {"so": torch.tensor([claimed(scene) for scene in scenes])}
     g = Geometry.of_clip(128, 128, 3.0)
-    heads = Alignment(64, 2, 8)
+    heads = Alignment(64, 2)
     stream = torch.randn(4, 6 * 16 + 24, 64, requires_grad=True)
     learn, blind = torch.ones(4, g.n), torch.ones(4, g.n)
     optimizer = torch.optim.Adam([stream, *heads.parameters()], lr=0.05)

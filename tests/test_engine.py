@@ -194,6 +194,9 @@ def test_images_and_match_guidance_change_the_film(engine: NativeEngine, film: P
     for role in ("first", "last"):
         other = ask(engine, conditions=(Condition(role, str(tmp_path / "first.png")),))  # type: ignore[arg-type]
         assert not np.array_equal(plain.frames, other.frames)
+        given, at = media.read(tmp_path / "first.png").frames[0], 0 if role == "first" else -1
+        assert np.array_equal(other.frames[at], given)  # the image itself, and ever less of what the codec changed
+        assert not np.array_equal(other.frames[-1 - at], given)
     assert not np.array_equal(plain.frames, ask(engine, match_guidance=2.0).frames)
 
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny import make_weights
 
 from phonofilm.clip import Audio, Clip
+from phonofilm.engines import NativeEngine
 from phonofilm.errors import InputError
 from phonofilm.evaluate import hearing, sync
 from phonofilm.evaluate.report import wilson
-from phonofilm.evaluate.run import cases, evaluate
+from phonofilm.evaluate.run import cases, evaluate, evaluate_engine
 from phonofilm.evaluate.score import judge
 from phonofilm.playhouse import speech
 from phonofilm.playhouse.playhouse import film
@@ -135,6 +137,21 @@ def test_report_holds_three_columns(tmp_path):
     assert "| actor right |" in (tmp_path / "results.md").read_text()
     sheets = sorted(p.name for p in tmp_path.glob("*.png"))
     assert sheets == [f"train_like-00{k}-{c}.png" for k in (0, 1) for c in ("generated", "truth")]
+
+
+def test_work_that_is_shared_gives_the_same(tmp_path):
+    engine = NativeEngine(make_weights(tmp_path / "weights"), device="cpu")
+    done = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        evaluate_engine(engine, 1, out, seconds=2.0, workers=workers, progress=lambda *p: done.append(p), steps=1)
+    alone, shared = ((tmp_path / name / "results.json").read_text() for name in ("1", "2"))
+    assert json.loads(alone).keys() == json.loads(shared).keys()
+    alone, shared = json.loads(alone)["splits"], json.loads(shared)["splits"]
+    for split, columns in alone.items():
+        assert columns["truth"]["rows"] == shared[split]["truth"]["rows"]  # what networks make differs by rounding
+    assert done == [(1, 3), (2, 3), (3, 3)] * 2
+    assert len(list((tmp_path / "2").glob("*.png"))) == len(list((tmp_path / "1").glob("*.png"))) > 0
 
 
 def test_impossible_wishes():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phonofilm.clip import FORMATS
-from phonofilm.diffusion.ahead import draw_board
+from phonofilm.diffusion.ahead import draw_board, lip_sync
 from phonofilm.diffusion.euler import Euler
 from phonofilm.diffusion.noise import strip_noise
 from phonofilm.diffusion.schedule import uniform_times
@@ -27,14 +27,19 @@ from phonofilm.storyboard import (
     ON,
     SLOTS,
     SPLAT,
+    WORTH,
     channels,
     from_tokens,
     hold,
     outline,
+    speaks,
     splat,
     steady,
     to_tokens,
+    with_lips,
+    worth,
 )
+from phonofilm.train.tasks import Question, error
 
 BALL = Actor("ball", "behind", "red", direction="left", speed="fast", material="rubber")
 DRUM = Actor("drum", "strike", "blue", count=3)
@@ -119,6 +124,22 @@ def test_what_moves_evenly_stands_in_few_numbers() -> None:
     torch.testing.assert_close(to_tokens(from_tokens(board)), board, rtol=1e-5, atol=1e-5)
 
 
+def test_numbers_weigh_by_what_they_are_worth() -> None:
+    weights = worth()
+    assert float(weights.mean()) == pytest.approx(1, abs=1e-5)
+    for name, value in WORTH.items():
+        for slot in range(SLOTS) if name in OF_ACTOR else (None,):
+            span = weights[channels(name, slot)]
+            torch.testing.assert_close(span, torch.full_like(span, value * float(weights[channels("x", 0)][0])))
+    g = Geometry(0, 4, 4, boards=2)
+    x0, learn = torch.zeros(1, 2, 128), torch.ones(1, 2)
+    question = Question(x0, learn, x0, learn, torch.zeros(1, dtype=torch.bool), g)
+    for number in (0, channels("sky").start, channels("radius", 1).start):
+        answer = x0.clone()
+        answer[..., number] = 1
+        assert float(error(answer, question).mean()) == pytest.approx(float(weights[number]) / BOARD_CHANNELS)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_nobody_changes_in_a_true_storyboard_and_none_in_a_steady_one(seed: int) -> None:
     scene = draw_scene(seed, "train", seconds=3.0)
@@ -198,3 +219,68 @@ def test_it_is_drawn_ahead_with_what_is_given_in_sight(given: str, seen: Geometr
     board = draw_board(bind, x, mask, g, torch.randn(1, 2, 128), Euler(), uniform_times(3))
     assert len(asked) == 3 and set(asked) == {replace(seen, boards=2)}
     torch.testing.assert_close(board, torch.full((1, 2, 128), 3.0))
+
+
+def test_only_faces_take_over_a_mouth() -> None:
+    cast = [
+        (DRUM, Actor("woman", "say", "red", word="hello")),
+        (Actor("robot", "say", "red", word="moon"), DRUM),
+        (BALL,),
+        (Actor("rain", "rain", speed="slow"),),
+    ]
+    boards = torch.stack([to_tokens(storyboard(perform(Scene(actors, seed=k)))) for k, actors in enumerate(cast)])
+    assert speaks(boards).tolist() == [[False, True], [True, False], [False, False], [False, False]]
+    other = boards.clone()
+    for slot in range(SLOTS):
+        other[..., channels("pose", slot)] += 1
+        other[..., channels("round", slot)] -= 1
+    other[0, :, channels("x", 1)] += 1  # stays where it was
+    mixed = with_lips(boards, other)
+    changed = {(b, k) for b, k in (mixed != boards).any(1).nonzero().tolist()}
+    wanted = {
+        (b, k)
+        for b, slot in ((0, 1), (1, 0))
+        for name in ("pose", "round")
+        for k in range(channels(name, slot).start, channels(name, slot).stop)
+    }
+    assert changed == wanted
+    assert torch.equal(with_lips(boards, boards.roll(2, 0)), boards)  # nobody speaks in both at one place
+
+
+@torch.no_grad()
+def test_mouths_follow_the_first_sound_and_nothing_is_done_where_nobody_speaks() -> None:
+    g = Geometry(12, 4, 4, 24)
+    woman = to_tokens(storyboard(perform(Scene((Actor("woman", "say", "red", word="hello"),), seed=1))))[None]
+    other = to_tokens(storyboard(perform(Scene((Actor("woman", "say", "red", word="moon"),), seed=2))))[None]
+    x, mask, noise = torch.randn(1, g.n, 128), torch.ones(1, g.n), torch.randn(1, 12, 128)
+    sounds: list[Tensor] = []
+    made: list[Geometry] = []
+
+    def guided(geometry: Geometry) -> Any:
+        made.append(geometry)
+        return lambda x_BND, t_BN: torch.full_like(x_BND, 0.5)
+
+    def bind(geometry: Geometry) -> Any:
+        made.append(geometry)
+
+        def denoise(x_BND: Tensor, t_BN: Tensor) -> Tensor:
+            sounds.append(x_BND[:, geometry.audio])
+            assert not t_BN[:, geometry.audio].any()
+            return torch.cat([x_BND[:, : -geometry.boards], other], dim=1)
+
+        return denoise
+
+    def ask(board: Tensor, mask_BN: Tensor) -> Tensor:
+        made.clear()
+        return lip_sync(board, bind, guided, x, mask_BN, g, noise, Euler(), uniform_times(2), uniform_times(3))
+
+    mixed = ask(woman, mask)
+    assert made == [replace(g, latents=0, boards=12)] * 2
+    assert all(torch.allclose(sound, torch.tensor(0.5)) for sound in sounds) and sounds
+    torch.testing.assert_close(mixed, with_lips(woman, other))
+    assert not torch.equal(mixed, woman)
+    ball = to_tokens(storyboard(perform(Scene((BALL,), seed=1))))[None]
+    assert torch.equal(ask(ball, mask), ball) and not made
+    given = mask.clone()
+    given[:, g.audio] = 0
+    assert torch.equal(ask(woman, given), woman) and not made

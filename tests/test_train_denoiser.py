@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from phonofilm import checkpoint
-from phonofilm.errors import CheckpointError
+from phonofilm.errors import CheckpointError, InputError
 from phonofilm.latents import Geometry, unpack
 from phonofilm.latents import Latents as Strip
 from phonofilm.model.denoiser import DenoiserConfig
 from phonofilm.storyboard import hold
 from phonofilm.text.encoder import TextEncoderConfig
 from phonofilm.text.tokenizer import START
-from phonofilm.train.denoiser import PREDECAY, STATE, DenoiserTraining, Generator, train_denoiser
+from phonofilm.train.denoiser import KIND, PREDECAY, STATE, DenoiserTraining, Generator, train_denoiser
 from phonofilm.train.optim import Average, split_parameters
 from phonofilm.train.schedule import Clock, Plan, bucket
 from phonofilm.train.tasks import Batch, Tasks, ask, error, mean_error
@@ -37,6 +37,7 @@ SMALL = DenoiserConfig(
     board_blocks=1,
     sound_detail=16,
     sound_blocks=1,
+    reader=16,
 )
 TEXT = TextEncoderConfig(vocab=130, width=32, layers=1, heads=2, max_length=8)
 ONLY_TEXT = Tasks(picture=0, first=0, last=0, continuation=0, video=0, audio=0, untold=0, alone=0)
@@ -298,7 +299,7 @@ def test_values_fall_into_their_buckets() -> None:
 def test_muon_gets_the_matrices_of_all_blocks_and_nothing_else() -> None:
     model = Generator(SMALL, TEXT)
     matrices, rest = split_parameters(model)
-    assert sum(p.numel() for p in matrices) == 12 * 64**2 * 2 + 12 * 32**2 + (10 + 4 + 4) * 16**2
+    assert sum(p.numel() for p in matrices) == 12 * 64**2 * 2 + 12 * 32**2 + (10 + 4 + 4 + 18) * 16**2
     assert len(matrices) + len(rest) == len(list(model.parameters()))
     assert all(p.ndim == 2 for p in matrices)
 
@@ -336,27 +337,45 @@ def test_resume_is_exact(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="power cut"):
         train(tmp_path / "parts", settings(6), breaks_off)
-    assert checkpoint.load_state(tmp_path / "parts" / STATE)["step"] == 2
+    assert checkpoint.load_state(tmp_path / "parts" / (KIND + STATE))["step"] == 2
     parts = train(tmp_path / "parts", settings(6))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
-    a, b = (checkpoint.load_state(tmp_path / name / STATE)["weights"] for name in ("whole", "parts"))
+    a, b = (checkpoint.load_state(tmp_path / name / (KIND + STATE))["weights"] for name in ("whole", "parts"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_a_longer_plan_goes_on_from_before_the_decay(tmp_path: Path) -> None:
     short = train(tmp_path / "sittings", settings(4))
-    assert checkpoint.load_state(tmp_path / "sittings" / PREDECAY)["step"] == 2
+    assert checkpoint.load_state(tmp_path / "sittings" / (KIND + PREDECAY))["step"] == 2
     extended = train(tmp_path / "sittings", settings(8))
     straight = train(tmp_path / "straight", settings(8))
     assert all(torch.equal(extended[k], straight[k]) for k in straight)
     assert any(not torch.equal(extended[k], short[k]) for k in straight)
-    assert checkpoint.load_state(tmp_path / "sittings" / PREDECAY)["step"] == 4
+    assert checkpoint.load_state(tmp_path / "sittings" / (KIND + PREDECAY))["step"] == 4
 
     def never(n: int) -> Iterator[Batch]:
         raise AssertionError("a training that is done asks for no data")
 
     again = train(tmp_path / "sittings", settings(8), never)
     assert all(torch.equal(again[k], straight[k]) for k in straight)
+
+
+def test_a_second_stage_begins_with_the_weights_of_the_first_and_leaves_alone_what_is_frozen(tmp_path: Path) -> None:
+    first = train(tmp_path, settings(4))
+    frozen = ("denoiser.detailer.", "text.")
+    later = settings(3, stage="later", after=KIND, frozen=frozen)
+    second = train(tmp_path, later)
+    still = [name for name in first if torch.equal(first[name], second[name])]
+    assert set(still) >= {name for name in first if name.startswith(frozen)}
+    assert any(not torch.equal(first[name], second[name]) for name in first if "denoiser.blocks" in name)
+    assert checkpoint.load(tmp_path / "denoiser.safetensors").config["trained"]["steps"] == 7
+
+    def never(n: int) -> Iterator[Batch]:
+        raise AssertionError("a stage that is done asks for no data")
+
+    assert train(tmp_path, later, never).keys() == second.keys()
+    with pytest.raises(InputError, match="missing"):
+        train(tmp_path / "elsewhere", later)
 
 
 def test_another_model_in_the_folder_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def make_weights(folder: Path, seed: int = 0) -> Path:
         codec.save(folder)
         train_tokenizer(["a red ball bounces", 'a woman says "hello"'], 320).save(folder / "tokenizer.json")
         size = Tokenizer.load(folder / "tokenizer.json").size
-        config = DenoiserConfig(width=64, blocks=2, text_width=32, detail=16, detail_blocks=1)
+        config = DenoiserConfig(width=64, blocks=2, text_width=32, detail=16, detail_blocks=1, reader=16)
         text = TextEncoderConfig(size, width=32, layers=1, heads=2)
         denoiser, encoder = Denoiser(config), TextEncoder(text)
         for parameter in denoiser.parameters():  # outputs start at zero; a test wants something to see

@@ -88,6 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--conditions", type=_not_negative, default=24, metavar="N",
         help="clips on which given images, clips and sounds are tried, 0 for none",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--workers", type=_positive, default=1, metavar="N", help="processes of one thread each that share the work"
+    )
     evaluate.set_defaults(run=_evaluate)
     add_commands(commands, _Help)
     return parser
@@ -557,7 +560,7 @@ def _evaluate(a: argparse.Namespace) -> int:
         text = evaluate_engine(
             NativeEngine(a.weights), a.prompts, a.out, size=a.size, seconds=a.seconds, progress=show,
             conditions=a.conditions, steps=a.steps, guidance=a.guidance, best_of=a.best_of,
-            match_guidance=a.match_guidance,
+            match_guidance=a.match_guidance, workers=a.workers,
         )  # fmt: skip
     finally:
         bar.close()

@@ -31,7 +31,7 @@ SCALE: Final[dict[str, float | tuple[float, ...]]] = {
     "radius": 3,
     "hit": 3,
     "level": 2,
-    "pan": 3,
+    "pan": 9,
     "zoom": 2,
     "sky": 2,
     "looks": 2,
@@ -40,6 +40,12 @@ SCALE: Final[dict[str, float | tuple[float, ...]]] = {
 
 Four numbers: the four frames of a token stand there as their cosine transform (DCT-II, orthonormal), each coefficient
 brought to a deviation of about a half or more; so that what moves evenly needs no agreement between noisy numbers."""
+WORTH: Final[dict[str, float]] = {
+    "pose": 6, "turn": 1.5, "round": 6, "hit": 2, "radius": 10, "pan": 2, "zoom": 10, "floor": 0.5, "light": 0.5,
+    "sky": 0.1, "looks": 0.3,
+}  # fmt: skip
+"""How much an error on the strip counts in training; others 1. A mouth, a size, a camera are few numbers among many,
+and the phases of clouds, which nobody can foretell, made a third of the plain error."""
 UNREADABLE: Final = 0.25  # noise level from which on nothing is drawn
 
 OF_ACTOR: Final = {
@@ -57,6 +63,19 @@ OF_ACTOR: Final = {
 OF_SCENE: Final = {"pan": 1, "zoom": 1, "wall": 2, "floor": 3, "light": 4, "sky": 4, "looks": 3}
 """Channels of all. Camera: tokens to the right, scale less 1 in `ZOOM_UNIT`. Wall: half width, height in tokens.
 Sky: sine and cosine of what clouds and hills, and sun and window, depend on. Looks: skin, hair, streaks of rain."""
+FACES: Final = (8, 9, 10)  # numbers of the kinds that speak
+CLAIMS: Final = {
+    **{
+        f"{slot}.{name}": count
+        for slot in range(SLOTS)
+        for name, count in {
+            "kind": 11, "act": 13, "colour": 10, "size": 3, "material": 3, "direction": 2, "speed": 2, "count": 3,
+            "word": 28,
+        }.items()
+    },
+    "floor": 3, "light": 4, "camera": 3,
+}  # fmt: skip
+"""What a prompt may claim of a scene, and how many values each attribute has; their order is the playhouse's."""
 WAVES: Final = (1.2, 2.4, 4.8)  # radians a token, of the set's places
 SPLAT: Final = 6 * FRAMES_PER_LATENT + 24 + 1 + 9 + 4 + 7 + 4 * len(WAVES)
 """Place and pose in each frame, who; wall; camera, floor, light; where on the picture; sky, looks; where in the set."""
@@ -112,6 +131,16 @@ def from_tokens(tokens_BTD: Tensor) -> Tensor:
     return tokens_BTD @ _colouring().T.to(tokens_BTD)
 
 
+@cache
+def worth() -> Tensor:
+    """(128,): `WORTH` of each number on the strip, 1 in the mean."""
+    weights = torch.ones(TOKEN_WIDTH)
+    for name, weight in WORTH.items():
+        for slot in range(SLOTS) if name in OF_ACTOR else (None,):
+            weights[channels(name, slot)] = weight
+    return weights / weights.mean()
+
+
 def hold(board_BTD: Tensor, frame: int) -> Tensor:
     """The storyboard of the clip's first (0) or last (-1) frame as a picture that stands still; both as on the strip:
     (B, T, 128) → (B, 1, 128)."""
@@ -136,6 +165,25 @@ def steady(tokens_BTD: Tensor) -> Tensor:
     for span in (*lasting, *(channels(name) for name in ("floor", "light", "sky", "looks"))):
         board[..., span] = board[..., span].mean(-2, keepdim=True)
     return to_tokens(board)
+
+
+def speaks(board_BTD: Tensor) -> Tensor:
+    """(B, SLOTS) bool: which actors of storyboards on the strip are faces."""
+    board = from_tokens(board_BTD)
+    kinds = [board[..., channels("kind", slot)].mean(-2) for slot in range(SLOTS)]
+    chosen = [(kind.argmax(-1), kind.amax(-1) > ON / 2) for kind in kinds]
+    return torch.stack([there & (best >= FACES[0]) & (best <= FACES[-1]) for best, there in chosen], dim=-1)
+
+
+def with_lips(board_BTD: Tensor, other_BTD: Tensor) -> Tensor:
+    """A storyboard whose faces move their mouths as in the `other`, where both show a face; tokens as on the strip."""
+    board_BTD = board_BTD.clone()
+    both = speaks(board_BTD) & speaks(other_BTD)
+    for slot in range(SLOTS):
+        for name in ("pose", "round"):
+            span = channels(name, slot)
+            board_BTD[..., span] = torch.where(both[:, slot, None, None], other_BTD[..., span], board_BTD[..., span])
+    return board_BTD
 
 
 def splat(board_BTD: Tensor, height: int, width: int) -> Tensor:

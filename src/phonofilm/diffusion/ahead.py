@@ -16,7 +16,7 @@ from torch import Tensor
 
 from phonofilm.diffusion.sampler import Denoise, Progress, Sampler
 from phonofilm.latents import Geometry
-from phonofilm.storyboard import steady
+from phonofilm.storyboard import speaks, steady, with_lips
 
 
 def draw_board(
@@ -52,3 +52,40 @@ def draw_board(
         return steady(answer_BND[:, geometry.board])
 
     return sampler(denoise, noise_BTD, noise_BTD.new_ones(B, T), times, callback)
+
+
+def lip_sync(
+    board_BTD: Tensor,
+    bind: Callable[[Geometry], Denoise],
+    guided: Callable[[Geometry], Denoise],
+    x_BND: Tensor,
+    mask_BN: Tensor,
+    geometry: Geometry,
+    noise_BTD: Tensor,
+    sampler: Sampler,
+    times: Tensor,
+    sound_times: Tensor,
+    callback: Callable[[Progress], None] | None = None,
+) -> Tensor:
+    """The storyboard (B, T, D) with mouths that fit the sound.
+
+    Which mouth goes with a word is far easier to hear than to read: a first sound is made beneath the storyboard,
+    which tells when somebody speaks; then the storyboard that this sound asks for is drawn, and its mouths are taken
+    over. Picture and sound are made from the same noise afterwards. Where nobody speaks, or the sound is given and the
+    storyboard was drawn from it, nothing is done.
+
+    Args:
+        bind, x_BND, mask_BN, geometry, noise_BTD, sampler, times, callback: as of `draw_board`.
+        guided: the denoiser of picture and sound for a geometry.
+        sound_times: the grid of times of the sound.
+    """
+    g = geometry
+    if not g.columns or not bool(mask_BN[:, g.audio].any()) or not bool(speaks(board_BTD).any()):
+        return board_BTD
+    short = replace(g, latents=0, boards=board_BTD.shape[1])
+    strip_BND = torch.cat([x_BND[:, g.n_video :], board_BTD], dim=1)
+    free_BN = torch.cat([mask_BN[:, g.n_video :], torch.zeros_like(board_BTD[..., 0])], dim=1)
+    sound_BND = sampler(guided(short), strip_BND, free_BN, sound_times, callback)[:, short.audio]
+    x_BND, mask_BN = x_BND.clone(), mask_BN.clone()
+    x_BND[:, g.audio], mask_BN[:, g.audio] = sound_BND, 0
+    return with_lips(board_BTD, draw_board(bind, x_BND, mask_BN, g, noise_BTD, sampler, times, callback))

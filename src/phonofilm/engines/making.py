@@ -8,7 +8,7 @@ Shapes: B strips, N tokens, D = 128 width of a token, L text tokens, C channels 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from phonofilm import latents
 from phonofilm.clip import NATIVE_FPS, NATIVE_RATE, Audio, Clip
 from phonofilm.codec.anchor import ENDS, End, anchor
 from phonofilm.codec.codec import Codec
-from phonofilm.diffusion.ahead import draw_board
+from phonofilm.diffusion.ahead import draw_board, lip_sync
 from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance, TrackGuidance
 from phonofilm.diffusion.noise import strip_noise
 from phonofilm.diffusion.sampler import Denoise
@@ -35,7 +35,7 @@ from phonofilm.text.encoder import TextEncoder
 from phonofilm.text.tokenizer import Tokenizer
 
 CONTEXT = 4  # video latents (1 s) of the given clip that a continuation sees
-FADE = 0.8  # of the jump behind a continued clip that the next frame still has
+FADE = 0.8  # of the jump behind a continued clip or beside a given image that the next frame still has
 LONGEST = 16  # video latents (4 s) of a strip
 
 
@@ -44,12 +44,14 @@ class Defaults:
     """Sampler settings where the request leaves them open."""
 
     steps: int = 12
-    boards: int = 16  # steps of the storyboard, which cost little
+    boards: int = 12  # steps of the storyboard, which cost little
+    lips: int = 6  # steps of a first sound, and of the mouths that it asks for
+    drafts: int = 4  # storyboards that are drawn; the one in which most is as the prompt says is kept
     board_shift: float = 3.0  # of its time grid: it needs more steps where little noise is left
     sampler: str = "euler"
     guidance: float = 2.0  # of strips without a storyboard
     sound_guidance: float = 3.0  # of the sound beneath a storyboard; words need it
-    board_guidance: float = 1.0  # of the storyboard, whose numbers guidance would bend
+    board_guidance: float = 1.5  # of the storyboard, whose numbers more would bend
     shift: float = SHIFT  # of the time grid
 
 
@@ -149,34 +151,48 @@ class Maker(ABC):
         d, g, B = self.defaults, strip.geometry, len(seeds)
         values, mask = strip.values_BND.expand(B, -1, -1), strip.mask_BN.expand(B, -1)
         boards = g.latents if denoiser.config.storyboard else 0
-        noise = strip_noise(seeds, replace(g, boards=boards), self.device)
-        strip = Latents(torch.lerp(values, noise[:, : g.n], mask[..., None]), g, mask)
-        with_text = text(*self._ids(prompts))
+        drafts = d.drafts if boards and denoiser.config.reader else 1
+        strip = Latents(torch.lerp(values, strip_noise(seeds, g, self.device), mask[..., None]), g, mask)
+        ids, said = self._ids(prompts)
+        with_text = text(ids, said)
         without = text(*self._ids([negative])).expand(B, -1, -1)
-        both = torch.cat([with_text, without])
 
-        def bind(g: Geometry, scale: float) -> Denoise:
-            return ClassifierFree(denoiser.bind(with_text, g), denoiser.bind(both, g), scale)
+        def bind(g: Geometry, scale: float, copies: int = 1) -> Denoise:
+            told, untold = (x.repeat_interleave(copies, 0) for x in (with_text, without))
+            return ClassifierFree(denoiser.bind(told, g), denoiser.bind(torch.cat([told, untold]), g), scale)
 
-        def plan(g: Geometry) -> Denoise:
-            return bind(g, d.board_guidance)
+        def guided(g: Geometry) -> Denoise:
+            alone = denoiser.bind(without, replace(g, latents=0))
+            return TrackGuidance(denoiser.bind(with_text, g), alone, g.audio, d.sound_guidance)
 
         chosen = SAMPLERS[sampler or d.sampler]()
-        if boards:
+        grid = shifted_times(steps or d.steps, d.shift)
+        if boards and board_BTD is None:
             times = shifted_times(d.boards, d.board_shift)
-            if board_BTD is None:
-                board_BTD = draw_board(plan, strip.values_BND, mask, g, noise[:, g.n :], chosen, times, watch)
+            noise = strip_noise(seeds, Geometry(0, g.height, g.width, boards=boards * drafts), self.device)
+            noise = noise.view(B, drafts, boards, -1)
+            x_BND, mask_BN = (x.repeat_interleave(drafts, 0) for x in (strip.values_BND, mask))
+            drawn_BTD = draw_board(
+                lambda g: bind(g, d.board_guidance, drafts), x_BND, mask_BN, g, noise.flatten(0, 1), chosen, times,
+                watch,
+            ).view(noise.shape)  # fmt: skip
+            board_BTD = denoiser.reader.best(drawn_BTD, with_text, said) if drafts > 1 else drawn_BTD[:, 0]
+            if denoiser.config.lips:
+                board_BTD = lip_sync(
+                    board_BTD, lambda g: bind(g, d.board_guidance), guided, strip.values_BND, mask, g, noise[:, 0],
+                    chosen, shifted_times(d.lips, d.board_shift), shifted_times(d.lips, d.shift), watch,
+                )  # fmt: skip
+        if boards:
+            assert board_BTD is not None
             strip = latents.with_board(strip, board_BTD.expand(B, -1, -1), free=0)
         full = strip.geometry
         if guidance is None and boards:  # the picture follows its storyboard, with or without the prompt
-            alone = denoiser.bind(without, replace(full, latents=0))
-            denoise: Denoise = TrackGuidance(denoiser.bind(with_text, full), alone, full.audio, d.sound_guidance)
+            denoise = guided(full)
         else:
             denoise = bind(full, d.guidance if guidance is None else guidance)
         if match_guidance:
             denoise = MatchGuidance(denoise, self._judge(prompts, g, B), match_guidance)
-        times = shifted_times(steps or d.steps, d.shift)
-        made = chosen(denoise, strip.values_BND, strip.mask_BN, times, callback)
+        made = chosen(denoise, strip.values_BND, strip.mask_BN, grid, callback)
         return latents.without_board(replace(strip, values_BND=made))
 
     def _ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -194,7 +210,8 @@ class Maker(ABC):
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Frames and samples from video latent `keep_from` on; what is given and binds wholly is passed through.
 
-        before: the frame (H, W, 3) that they follow. What the codec changes of it is a jump, which fades away.
+        before: the frame (H, W, 3) that they follow. What the codec changes of it is a jump, which fades away; so does
+        what it changes of given images, so that the first and the last frame are those images.
         """
         video_z, audio_z, _ = latents.unpack(made)
         assert video_z is not None
@@ -202,9 +219,8 @@ class Maker(ABC):
             yield self.codec.decode(video_z, picture=True).frames, None
             return
         bound = given.keys() - {condition.role for condition in request.conditions if condition.strength < 1}
+        images = {edge: image for edge, image in images.items() if edge in bound}
         for edge, image in images.items():
-            if edge not in bound:
-                continue
             video_z = anchor(self.codec.video, video_z, torch.from_numpy(image.frames[:1]), edge)
         count = latents.frames_from_latents(made.geometry.latents)
         first = latents.frames_from_latents(keep_from)
@@ -212,8 +228,14 @@ class Maker(ABC):
         heard = exactly(given["audio"], count).audio if "audio" in bound else None
         anew = free_tokens(given["mask"], *request.pixels) if "mask" in given else None
         at = 0
-        jump: np.ndarray | None = None  # what the last frame before the made ones lost in the codec
-        for piece in self.codec.decode_stream(video_z, audio_z):
+        jump: np.ndarray | None = None  # what the frame `beside` the made ones lost in the codec
+        beside = first - 1
+        pieces: Iterable[Clip] = self.codec.decode_stream(video_z, audio_z)
+        ending: np.ndarray | None = None  # likewise of the last image, which is known when all is decoded
+        if "last" in images:
+            pieces = list(pieces)
+            ending = images["last"].frames[0].astype(np.float32) - pieces[-1].frames[-1]
+        for piece in pieces:
             assert piece.audio is not None
             frames, samples = piece.frames, piece.audio.samples
             start, end = at, at + len(frames)
@@ -223,8 +245,12 @@ class Maker(ABC):
             if end <= first:
                 continue
             skip = max(0, first - start)
+            if "first" in images and start == 0:
+                jump, beside = images["first"].frames[0].astype(np.float32) - frames[0], 0
             if jump is not None:
-                frames = _faded(frames, jump, start - first + 1)
+                frames = _faded(frames, jump, start - beside)
+            if ending is not None:
+                frames = _faded(frames[::-1], ending, count - end)[::-1]
             if shown is not None:
                 frames = shown[start:end] if anew is None else composed(shown[start:end], frames, anew)
             if heard is not None:

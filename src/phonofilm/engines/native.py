@@ -65,7 +65,16 @@ class NativeEngine(Maker):
     def _model(self) -> tuple[Denoiser, TextEncoder, str]:
         stored = checkpoint.load(self.folder / "denoiser.safetensors", kind="denoiser")
         denoiser = Denoiser(
-            DenoiserConfig(**{"storyboard": False, "sound_detail": 0, "stills": False, **stored.config["denoiser"]})
+            DenoiserConfig(
+                **{
+                    "storyboard": False,
+                    "sound_detail": 0,
+                    "stills": False,
+                    "reader": 0,
+                    "lips": False,
+                    **stored.config["denoiser"],
+                }
+            )
         )
         text = TextEncoder(TextEncoderConfig(**stored.config["text"]))
         for prefix, module in (("denoiser.", denoiser), ("text.", text)):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 Generator = Callable[[list[str], list[int], float, tuple[int, int]], list[Clip]]
 """(prompts, seeds, seconds, (width, height)) to one clip for each."""
+
+Players = Callable[[], "tuple[Generator | None, Codec | None]"]
 
 SPLITS: Final = ("train_like", "held_out_combinations", "held_out_wordings")
 COLUMNS: Final = ("truth", "codec", "generated")
@@ -75,33 +79,76 @@ def evaluate(
     size: tuple[int, int] = FORMATS["square"],
     extra: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    workers: int = 1,
+    players: Players | None = None,
 ) -> dict[str, Any]:
     """Measure truth, codec (if given) and generated clips (if a generator is given) on `prompts` scenes a split.
 
     Returns the results, and writes them with contact sheets of the first clips to `out` (results.json, results.md,
     index.html), if given. extra: what else belongs to the results. progress(done, total) is called after each batch.
+    workers: processes of one thread each that share the work, where there are more than one; `players` (a function that
+    can be pickled) makes generator and codec in each of them, in place of those here.
     Raises ValueError for an unknown split and lengths outside 2 to 4 s, InputError for fewer than 1 prompt.
     """
     if prompts < 1:
         raise InputError(f"prompts must be at least 1, got {prompts}")
     every = cases(prompts, splits, seconds)
+    measured: list[Case] = []
     sheets: list[tuple[Case, dict[str, Clip]]] = []
-    done = 0
-    for batch in _batches(every):
-        for case, clips in zip(batch, _play(batch, size, generator, codec), strict=True):
-            for column, clip in clips.items():
-                case.verdicts[column] = judge(clip, case.scene, case.claims)
-            if case.seed < FIRST_SEED + SHEETS:
-                sheets.append((case, clips))
-        done += len(batch)
+    for some, shown in _measured(list(_batches(every)), size, generator, codec, workers, players):
+        measured += some
+        sheets += shown
         if progress is not None:
-            progress(done, len(every))
+            progress(len(measured), len(every))
     results = dict(extra or {}) | summarise(
-        every, {"prompts": prompts, "size": list(size), "seconds": seconds, "first_seed": FIRST_SEED}
+        measured, {"prompts": prompts, "size": list(size), "seconds": seconds, "first_seed": FIRST_SEED}
     )
     if out is not None:
         write_report(Path(out), results, sheets)
     return results
+
+
+def _measured(
+    batches: list[list[Case]],
+    size: tuple[int, int],
+    generator: Generator | None,
+    codec: Codec | None,
+    workers: int,
+    players: Players | None,
+) -> Iterator[tuple[list[Case], list[tuple[Case, dict[str, Clip]]]]]:
+    """`_measure` of each batch, in their order: here, or shared among processes of one thread each."""
+    if workers == 1 or players is None:
+        for batch in batches:
+            yield _measure(batch, size, generator, codec)
+        return
+    context = torch.multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _prepare, (players,)) as pool:
+        yield from pool.map(partial(_measure_here, size=size), batches)
+
+
+_here: list[tuple[Generator | None, Codec | None]] = []  # of this process, if it is one that shares the work
+
+
+def _prepare(players: Players) -> None:
+    torch.set_num_threads(1)
+    _here.append(players())
+
+
+def _measure_here(batch: list[Case], size: tuple[int, int]) -> tuple[list[Case], list[tuple[Case, dict[str, Clip]]]]:
+    return _measure(batch, size, *_here[-1])
+
+
+def _measure(
+    batch: list[Case], size: tuple[int, int], generator: Generator | None, codec: Codec | None
+) -> tuple[list[Case], list[tuple[Case, dict[str, Clip]]]]:
+    """The batch with its verdicts, and those of its clips that are shown."""
+    shown = []
+    for case, clips in zip(batch, _play(batch, size, generator, codec), strict=True):
+        for column, clip in clips.items():
+            case.verdicts[column] = judge(clip, case.scene, case.claims)
+        if case.seed < FIRST_SEED + SHEETS:
+            shown.append((case, clips))
+    return batch, shown
 
 
 def _batches(every: list[Case]) -> Iterator[list[Case]]:
@@ -162,25 +209,17 @@ def evaluate_engine(
     size: str = "square",
     seconds: float | None = 3.0,
     conditions: int = 0,
+    workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
     **wishes: Any,
 ) -> str:
     """Evaluate an engine (and its codec, if it has one) from prompts alone; returns the report as Markdown.
 
     conditions: clips on which the conditions of the built-in engine are measured as well; 0: not at all.
+    workers: processes that share the work, of the built-in engine alone.
     wishes: fields of each `Request`, such as steps, guidance, best_of, match_guidance.
     """
-    from phonofilm.engines.engine import join
     from phonofilm.engines.native import NativeEngine
-    from phonofilm.request import Request
-
-    def make(texts: list[str], seeds: list[int], length: float, shape: tuple[int, int]) -> list[Clip]:
-        if isinstance(engine, NativeEngine) and wishes.get("best_of", 1) == 1:
-            options = {name: value for name, value in wishes.items() if name != "best_of"}
-            return engine.make_batch(texts, seeds, length, shape, **options)  # cheaper, and the same to rounding
-        wish = f"{shape[0]}x{shape[1]}"
-        requests = [Request(t, seconds=length, size=wish, seed=s, **wishes) for t, s in zip(texts, seeds, strict=True)]
-        return [join(engine.generate(request))[0] for request in requests]
 
     if size not in FORMATS:
         raise InputError(f"size must be one of {', '.join(FORMATS)} for an evaluation, got {size!r}")
@@ -190,7 +229,35 @@ def evaluate_engine(
         from phonofilm.evaluate.conditions import measure_conditions
 
         extra["conditions"] = measure_conditions(engine, conditions, progress)
-    results = evaluate(prompts, out, SPLITS, make, codec, seconds=seconds, size=shape, extra=extra, progress=progress)
+    players = partial(_players, engine.folder, wishes) if isinstance(engine, NativeEngine) else None
+    results = evaluate(
+        prompts, out, SPLITS, partial(_make, engine, wishes), codec, seconds=seconds, size=shape, extra=extra,
+        progress=progress, workers=workers, players=players,
+    )  # fmt: skip
     from phonofilm.evaluate.report import markdown
 
     return markdown(results)
+
+
+def _make(
+    engine: Engine, wishes: Mapping[str, Any], texts: list[str], seeds: list[int], seconds: float, size: tuple[int, int]
+) -> list[Clip]:
+    """A `Generator`, once engine and wishes are given."""
+    from phonofilm.engines.engine import join
+    from phonofilm.engines.native import NativeEngine
+    from phonofilm.request import Request
+
+    if isinstance(engine, NativeEngine) and wishes.get("best_of", 1) == 1:
+        options = {name: value for name, value in wishes.items() if name != "best_of"}
+        return engine.make_batch(texts, seeds, seconds, size, **options)  # cheaper, and the same to rounding
+    wish = f"{size[0]}x{size[1]}"
+    requests = [Request(t, seconds=seconds, size=wish, seed=s, **wishes) for t, s in zip(texts, seeds, strict=True)]
+    return [join(engine.generate(request))[0] for request in requests]
+
+
+def _players(weights: Path, wishes: Mapping[str, Any]) -> tuple[Generator, Codec]:
+    """The built-in engine and its codec, on one thread, in a process that shares the work."""
+    from phonofilm.engines.native import NativeEngine
+
+    engine = NativeEngine(weights, device="cpu")
+    return partial(_make, engine, wishes), engine.codec

@@ -37,6 +37,7 @@ from phonofilm.latents import (
 )
 from phonofilm.model.detailer import Detailer
 from phonofilm.model.layers import Linear, norm
+from phonofilm.model.reader import Reader
 from phonofilm.storyboard import OUTLINE, SPLAT, UNREADABLE, outline, splat
 
 SHARPEST = 32.0  # largest attention logit
@@ -44,7 +45,7 @@ SHARPEST = 32.0  # largest attention logit
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """Sizes of a denoiser. The default is the shipped one: 10.3M parameters."""
+    """Sizes of a denoiser. The default is the shipped one: 10.6M parameters."""
 
     width: int = 256  # channels of a token in the stream; a multiple of `head`
     blocks: int = 8  # transformer blocks
@@ -67,11 +68,13 @@ class DenoiserConfig:
     sound_detail: int = 128  # channels of the sound's detailer; 0 for none
     sound_blocks: int = 4  # its convolutions along time
     stills: bool = True  # whether the picture's detailer sees the appended images
+    reader: int = 96  # channels of what reads storyboards back; 0 for none
+    lips: bool = True  # whether the storyboard's detailer hears the sound
 
     def __post_init__(self) -> None:
         if self.width % self.head or self.head % 8:
             raise ValueError(f"width {self.width} must be a multiple of head {self.head}, and that a multiple of 8")
-        for name in ("detail_blocks", "board_blocks", "sound_detail", "sound_blocks"):
+        for name in ("detail_blocks", "board_blocks", "sound_detail", "sound_blocks", "reader"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("blocks", "expansion", "text_width", "cosines", "roles", "fold", "detail", "board_detail"):
@@ -182,11 +185,15 @@ class Denoiser(nn.Module):
             self.known_board = Linear(width, config.board_detail)
             along = [True] * config.board_blocks
             self.board_detailer = Detailer(BOARD_CHANNELS, config.board_detail, along, config.cosines, filtered=True)
+            if config.reader:
+                self.reader = Reader(config.text_width, config.reader)
             self.shape = Linear(3, width, std=0.1)  # rows and columns of the picture, 1
             self.drawn = Linear(config.fold * PATCH**2 * SPLAT, width, std=0)
             self.cued = Linear(3 * BOARD_CHANNELS, COLUMNS_PER_LATENT * width, std=0)
             if config.sound_detail:
                 self.cued_detail = Linear(3 * BOARD_CHANNELS, COLUMNS_PER_LATENT * config.sound_detail)
+            if config.lips:
+                self.heard = Linear(3 * COLUMNS_PER_LATENT * AUDIO_CHANNELS, config.board_detail, std=0)
             if config.detail_blocks:
                 self.drawn_detail = Linear(SPLAT + OUTLINE, config.detail, std=0.25)
         self._run_block: Callable[..., Tensor] = _run_block
@@ -271,6 +278,8 @@ class Denoiser(nn.Module):
         answer = [video_BND, audio_BSD, torch.zeros_like(x_BND[:, g.extra], dtype=torch.float32)]
         if g.boards:
             known_BTD = self.known_board(h_BSW[:, board])
+            if config.lips and g.n_audio:
+                known_BTD = known_BTD + self._hear(x_BND[:, g.audio], t_BN[:, g.audio])
             answer.append(self._detail_board(exact_BND[:, g.board], t_BN[:, g.board], known_BTD))
         return torch.cat(answer, dim=1), half_BSW
 
@@ -288,6 +297,14 @@ class Denoiser(nn.Module):
         around = F.pad(legible_BTD, (0, 0, 1, 1))
         cued_BTW: Tensor = cued(torch.cat([around[:, :-2], legible_BTD, around[:, 2:]], dim=-1))
         return cued_BTW.view(len(x_BTD), COLUMNS_PER_LATENT * x_BTD.shape[1], -1)
+
+    def _hear(self, x_BSD: Tensor, t_BS: Tensor) -> Tensor:
+        """What is heard in each token of the storyboard and those beside it: (B, T, channels of its detailer)."""
+        legible_BSD = x_BSD[..., :AUDIO_CHANNELS] * (1 - t_BS / UNREADABLE).clamp(min=0)[..., None].to(x_BSD.dtype)
+        own_BTX = legible_BSD.reshape(len(x_BSD), -1, COLUMNS_PER_LATENT * AUDIO_CHANNELS)
+        around = F.pad(own_BTX, (0, 0, 1, 1))
+        heard_BTW: Tensor = self.heard(torch.cat([around[:, :-2], own_BTX, around[:, 2:]], dim=-1))
+        return heard_BTW
 
     def _detail_sound(self, x_BND: Tensor, t_BN: Tensor, h_BSW: Tensor, g: Geometry) -> Tensor:
         """The clean sound (B, S, 128) float32: the transformer's answer, and what its detailer adds."""

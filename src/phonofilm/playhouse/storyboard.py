@@ -17,18 +17,20 @@ from phonofilm.latents import (
     TOKEN_WIDTH,
     latents_from_frames,
 )
-from phonofilm.playhouse.scene import COLOURS, FLOORS, KINDS, LIGHTS, MATERIALS, Performance
+from phonofilm.playhouse.scene import COLOURS, FACES, FLOORS, KINDS, LIGHTS, MATERIALS, Performance
 from phonofilm.playhouse.stage import camera, extent, floor_height
+from phonofilm.storyboard import FACES as SPEAKING
 from phonofilm.storyboard import OF_ACTOR, OF_SCENE, ON, ZOOM_UNIT, channels
 
 Array = NDArray[Any]
 
 WIDTH = {"car": 1.9, "drum": 1.2, "bird": 1.4}
 """Half widths of kinds that are wider than high, in radii."""
-FACES = {"woman", "man"}  # whose skin and hair are drawn
+DRESSED = {"woman", "man"}  # whose skin and hair are drawn
 
 for _name, _values in (("kind", KINDS), ("colour", COLOURS), ("material", MATERIALS)):
     assert OF_ACTOR[_name] == len(_values), _name
+assert tuple(KINDS[k] for k in SPEAKING) == FACES
 assert OF_SCENE["floor"] == len(FLOORS) and OF_SCENE["light"] == len(LIGHTS)
 
 
@@ -87,7 +89,7 @@ def storyboard(play: Performance, size: tuple[int, int] = (128, 128)) -> Tensor:
     turns = 2 * np.pi * np.array([play.extras["cloud"], play.extras["sun"]])
     board[:, channels("sky")] = np.concatenate([np.sin(turns), np.cos(turns)])
     kinds = {actor.kind for actor in play.scene.actors}
-    for k, (name, shown) in enumerate((("skin", FACES), ("hair", FACES), ("tone", {"rain"}))):
+    for k, (name, shown) in enumerate((("skin", DRESSED), ("hair", DRESSED), ("tone", {"rain"}))):
         if kinds & shown:
             board[:, channels("looks").start + k] = 2 * play.extras[name] - 1
     return torch.from_numpy(board)

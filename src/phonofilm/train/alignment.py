@@ -20,14 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phonofilm import storyboard
 from phonofilm.latents import (
     COLUMNS_PER_LATENT,
     FRAMES_PER_LATENT,
     PATCH,
     PIXELS_PER_LATENT,
     SECONDS_PER_COLUMN,
+    SECONDS_PER_LATENT,
     Geometry,
 )
+from phonofilm.model.reader import Reader
 from phonofilm.playhouse.playhouse import Take
 from phonofilm.playhouse.scene import (
     ACTS,
@@ -51,6 +54,7 @@ SUSTAINS: Final = ("roll", "scrape", "engine", "rain")
 HEARD: Final = (*EVENTS, *SUSTAINS)  # flags of a column of sound; after them comes the word, 0 for none
 QUIET: Final = 0.08  # level of a sustained sound under which it does not count
 BLIND: Final = 0.95  # noise level from which on the strip itself tells little
+ROUGHEST: Final = 0.4  # largest deviation of the noise on storyboards that are read
 COVER: Final = 0.2  # share of a latent (4 frames, 16 x 16 pixels) that an actor must cover to be its actor
 
 
@@ -64,6 +68,7 @@ CLAIMS: Final[dict[str, tuple[Any, ...]]] = {
     "floor": FLOORS, "light": LIGHTS, "camera": CAMERAS,
 }  # fmt: skip
 """What a caption may claim, and the values that each may have."""
+assert {name: len(values) for name, values in CLAIMS.items()} == storyboard.CLAIMS
 
 
 def claimed(scene: Scene, claims: Container[str] = tuple(CLAIMS)) -> list[int]:
@@ -105,6 +110,16 @@ def truth_maps(shot: Take) -> dict[str, Tensor]:
     return {"seen": torch.from_numpy(seen), "heard": torch.from_numpy(heard)}
 
 
+def spoken(play: Performance, tokens: int) -> Tensor:
+    """(T,) int64: the word that is spoken in each token of the storyboard (index in WORDS plus 1), 0 for none."""
+    words = torch.zeros(tokens, dtype=torch.int64)
+    for event in play.events:
+        if event.kind == "word":
+            first, last = (int(at / SECONDS_PER_LATENT) for at in (event.time, event.time + event.seconds))
+            words[first : last + 1] = WORDS.index(str(play.scene.actors[event.actor].word)) + 1
+    return words
+
+
 def _cover(box_T4: np.ndarray[Any, Any], rows: int, columns: int) -> np.ndarray[Any, Any]:
     """(T, rows, columns): share of each latent's square that a box covers."""
     box = np.nan_to_num(box_T4.astype(float), nan=-1.0) / PIXELS_PER_LATENT
@@ -137,27 +152,23 @@ def _listen(heard_SK: np.ndarray[Any, Any], play: Performance) -> None:
 
 
 class Alignment(nn.Module):
-    """Linear heads on the denoiser's half depth, and on the text encoder behind an attention for each attribute.
+    """Linear heads on the denoiser's half depth. fold: video latents in time that share a token of the stream."""
 
-    fold: video latents in time that share a token of the stream. text_width: C.
-    """
-
-    def __init__(self, width: int, fold: int, text_width: int) -> None:
+    def __init__(self, width: int, fold: int) -> None:
         super().__init__()
-        self.attention = nn.Linear(text_width, len(CLAIMS))
-        self.told = nn.ModuleList(nn.Linear(text_width, len(values) + 1) for values in CLAIMS.values())
         self.fold, self.cells = fold, fold * PATCH * PATCH
         self.norm = nn.LayerNorm(width, bias=False)
         self.kind = nn.Linear(width, self.cells * (len(KINDS) + 1))
         self.colour = nn.Linear(width, self.cells * (len(COLOURS) + 1))
         self.heard = nn.Linear(width, len(HEARD))
         self.word = nn.Linear(width, len(WORDS) + 1)
+        self.spoken = nn.Linear(width, len(WORDS) + 1)
         self.scene = nn.ModuleList(nn.Linear(width, len(values) + 1) for values in CLAIMS.values())
 
     def forward(
         self, half_BPW: Tensor, batch: Mapping[str, Any], geometry: Geometry, learn_BN: Tensor, t_BN: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of what `batch` knows ("seen", "heard", "so"), and points for the curves.
+        """Mean cross-entropy of what `batch` knows ("seen", "heard", "spoken", "so"), and points for the curves.
 
         learn_BN, t_BN: where the denoiser has something to learn, and the noise levels. The points are shares that are
         right at levels of at least `BLIND`, where little but the text can tell: kind and colour where an actor is,
@@ -193,6 +204,20 @@ class Alignment(nn.Module):
             total = total + ((flags + word) * learn_BS).sum() / learn_BS.sum().clamp(min=1)
             there = (word_BS > 0) & (learn_BS > 0) & (t_BN[:, g.audio] >= BLIND)
             points["word"] = (logits.detach().argmax(-1) == word_BS)[there].float().mean()
+        if "spoken" in batch and g.boards == batch["spoken"].shape[1]:
+            board_BTW, spoken_BT = h[:, -g.boards :], batch["spoken"].to(h.device)
+            learn_BT = learn_BN[:, g.board]
+            logits = self.spoken(board_BTW).float()
+            word = F.cross_entropy(logits.flatten(0, 1), spoken_BT.flatten(), reduction="none").view_as(learn_BT)
+            weight_BT = learn_BT * (1 + 3 * (spoken_BT > 0))
+            total = total + (word * weight_BT).sum() / weight_BT.sum().clamp(min=1)
+            there = (spoken_BT > 0) & (learn_BT > 0)
+            points["spoken"] = (logits.detach().argmax(-1) == spoken_BT)[there].float().mean()
+            if not g.latents and "so" in batch:
+                asked_B = (learn_BT.sum(1) > 0).float()
+                for guess, truth_B in zip(self.scene, batch["so"].to(h.device).unbind(1), strict=True):
+                    loss_B = F.cross_entropy(guess(board_BTW.mean(1)).float(), truth_B, reduction="none")
+                    total = total + (loss_B * asked_B).sum() / asked_B.sum().clamp(min=1) / len(CLAIMS)
         if "so" in batch and g.latents:
             learn_BP = learn_BN[:, g.video].view(len(h), g.latents, -1)[:, :: self.fold].flatten(1)
             h_BW = (h[:, video] * learn_BP[..., None]).sum(1) / learn_BP.sum(1, keepdim=True).clamp(min=1)
@@ -207,26 +232,39 @@ class Alignment(nn.Module):
                     points[name.rpartition(".")[2]] = (logits.detach().argmax(-1) == truth_B)[blind_B].float().mean()
         return total, {name: value for name, value in points.items() if not bool(value.isnan())}
 
-    def read(
-        self, text_BLC: Tensor, mask_BL: Tensor, told_BA: Tensor, untold_B: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of what the text tells, and the share that is read right of what it claims.
 
-        mask_BL: true where there is text. told_BA: `claimed` of each caption. untold_B: rows whose text was dropped.
-        """
-        text_BLC = text_BLC.float()
-        score_BLA = self.attention(text_BLC).masked_fill(~mask_BL[..., None], -torch.inf)
-        found_BAC = score_BLA.softmax(1).transpose(1, 2) @ text_BLC
-        keep_B = (~untold_B).float()
-        total, right, count = text_BLC.new_zeros(()), text_BLC.new_zeros(()), text_BLC.new_zeros(())
-        for k, head in enumerate(self.told):
-            logits, truth = head(found_BAC[:, k]), told_BA[:, k]
-            total = total + (F.cross_entropy(logits, truth, reduction="none") * keep_B).sum()
-            there = (truth > 0) & ~untold_B
-            right = right + ((logits.detach().argmax(-1) == truth) & there).sum()
-            count = count + there.sum()
-        points = {"told": right / count} if bool(count) else {}
-        return total / (keep_B.sum().clamp(min=1) * len(CLAIMS)), points
+def reading_error(
+    reader: Reader, batch: Mapping[str, Any], text_BLC: Tensor, mask_BL: Tensor, untold_B: Tensor, draw: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean cross-entropy of what a reader reads off captions and storyboards, and shares that are right.
+
+    batch: "told", and "board" with "so". mask_BL: true where there is text. untold_B: rows whose text was dropped.
+    Storyboards are read with a little noise, since drawn ones are not exact.
+    """
+    device = text_BLC.device
+    keep_B = (~untold_B).float()
+    told = _entropy(reader.tell(text_BLC, mask_BL), batch["told"].to(device), keep_B)
+    total, points = told[0], {} if told[1].isnan() else {"told": told[1]}
+    if "board" in batch and "so" in batch:
+        board_BTD = batch["board"].float()
+        noise_BTD = torch.randn(board_BTD.shape, generator=draw)
+        rough_B11 = ROUGHEST * torch.rand(len(board_BTD), 1, 1, generator=draw)
+        shown = _entropy(
+            reader.show((board_BTD + rough_B11 * noise_BTD).to(device)), batch["so"].to(device), torch.ones_like(keep_B)
+        )
+        total, points = total + shown[0], points | {"shown": shown[1]}
+    return total, points
+
+
+def _entropy(logits: list[Tensor], truth_BA: Tensor, weight_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy over attributes, and the share that is right of those that are there."""
+    total = right = count = weight_B.new_zeros(())
+    for logits_BV, truth_B in zip(logits, truth_BA.unbind(1), strict=True):
+        total = total + (F.cross_entropy(logits_BV, truth_B, reduction="none") * weight_B).sum()
+        there_B = (truth_B > 0) & (weight_B > 0)
+        right = right + ((logits_BV.detach().argmax(-1) == truth_B) & there_B).sum()
+        count = count + there_B.sum()
+    return total / (weight_B.sum().clamp(min=1) * len(logits)), right / count
 
 
 def token_weights(batch: Mapping[str, Any], geometry: Geometry, extra: float) -> Tensor | None:

@@ -1,7 +1,8 @@
 """Training of the denoiser and its text encoder, end to end on latents.
 
 Resume is the same call again; what step n sees depends on the seed and on n alone. A longer plan goes on from the
-state before the decay of the learning rate, so that a training can be spread over several sittings.
+state before the decay of the learning rate, so that a training can be spread over several sittings. A second stage
+begins with the weights of the first one, and has files of its own.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from phonofilm import checkpoint
-from phonofilm.errors import CheckpointError, PhonofilmError
+from phonofilm.errors import CheckpointError, InputError, PhonofilmError
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig
 from phonofilm.text.encoder import TextEncoder, TextEncoderConfig, drop_text, trim
-from phonofilm.train.alignment import Alignment, token_weights
+from phonofilm.train.alignment import Alignment, reading_error, token_weights
 from phonofilm.train.optim import Average, Optimizers
 from phonofilm.train.schedule import Clock, Plan, bucket
 from phonofilm.train.tasks import Batch, Question, Tasks, ask, error, mean_error
@@ -32,8 +33,9 @@ from phonofilm.train.throughput import can_compile, matrix_rate
 Batches = Callable[[int], Iterator[Batch]]
 """`batches(n)` starts with batch number n; the same n must give the same batch for a run to resume exactly."""
 
-STATE: Final = "denoiser.state"  # where the training stands
-PREDECAY: Final = "denoiser.predecay"  # where it stood before the learning rate began to fall
+STATE: Final = ".state"  # behind the name of the stage: where the training stands
+PREDECAY: Final = ".predecay"  # where it stood before the learning rate began to fall
+CURVES: Final = ".jsonl"
 WEIGHTS: Final = "denoiser.safetensors"  # the averaged weights, bfloat16, "denoiser." and "text." before the names
 KIND: Final = "denoiser"
 _EDGES: Final = (0.0, 0.5, 0.75, 0.9, 0.97, 1.0)  # of the noise levels by which the loss is shown
@@ -71,6 +73,9 @@ class DenoiserTraining:
     sheet_seconds: float = 900.0  # between calls of `sheet`
     log_steps: int = 10  # between points of the curves
     seed: int = 0
+    stage: str = KIND  # the name of its files
+    after: str | None = None  # the stage whose weights it begins with
+    frozen: tuple[str, ...] = ()  # beginnings of the names of weights that do not learn
 
 
 class Generator(nn.Module):
@@ -119,7 +124,7 @@ def train_denoiser(
     """Train until the plan is spent; returns the path of the averaged weights.
 
     Args:
-        folder: for the states, the weights, `denoiser.jsonl` and TensorBoard curves. What is there is gone on with.
+        folder: for the states, the weights, the curves as JSON lines and TensorBoard's. What is there is gone on with.
         config: a plan longer than that of the states is an extension; all else should be as it was.
         batches: the data, see `Batch`; one of them is one forward pass.
         tokenizer: turns captions into ids; the text encoder's vocabulary is its size.
@@ -128,7 +133,8 @@ def train_denoiser(
         channel_weights: (128,), of the errors in the channels of a picture token, 1 in the mean.
         progress, curves: whether to show a bar, and to write TensorBoard files.
 
-    Raises CheckpointError if the states in `folder` are of another model, PhonofilmError if the loss is not finite.
+    Raises CheckpointError if the states in `folder` are of another model, InputError if the stage before is missing,
+    PhonofilmError if the loss is not finite.
     """
     run = _Run(Path(folder), config, tokenizer, text, text_start, torch.device(device))
     run.channel_weights = channel_weights
@@ -157,7 +163,9 @@ class _Run:
             self.model = Generator(config.denoiser, text, compute)
         if text_start is not None:
             self.model.text.warm_start(text_start)
-        self.alignment = Alignment(config.denoiser.width, config.denoiser.fold, text.width)
+        self.alignment = Alignment(config.denoiser.width, config.denoiser.fold)
+        for name, weight in self.model.named_parameters():
+            weight.requires_grad_(not name.startswith(config.frozen))
         self.model.to(device).train()
         self.alignment.to(device)
         self.optimizers = Optimizers(
@@ -166,6 +174,7 @@ class _Run:
         self.readers = torch.optim.AdamW(self.alignment.parameters(), lr=config.adamw_rate, weight_decay=0.0)
         self.average = Average(self.model, config.average)
         self.step = 0
+        self.before = {"steps": 0, "seconds": 0.0}  # of the stages before
         self.channel_weights: Tensor | None = None
         self.clock = Clock()
         if config.compile and can_compile(device):
@@ -178,17 +187,16 @@ class _Run:
 
     def resume(self) -> None:
         """Load the state in the folder, or the one before the decay if the plan has become longer since."""
-        path = self.folder / STATE
+        path = self._path(STATE)
         if not path.exists():
+            self._begin()
             return
         state = checkpoint.load_state(path)
         old = Plan(**state["plan"])
         if self.config.plan.longer_than(old) and old.decaying(state["step"], state["seconds"]):
-            path = self.folder / PREDECAY
+            path = self._path(PREDECAY)
             state = checkpoint.load_state(path)
-        model = json.loads(json.dumps(self._described()))
-        if state["model"] != model:
-            raise CheckpointError(f"{path}: is of another model, {state['model']}; asked for is {model}")
+        self._check(path, state)
         self.model.load_state_dict(state["weights"])
         self.alignment.load_state_dict(state["alignment"])
         self.readers.load_state_dict(state["readers"])
@@ -196,6 +204,30 @@ class _Run:
         self.average.load_state_dict(state["average"])
         self.step = int(state["step"])
         self.clock = Clock(float(state["seconds"]))
+        self.before = state.get("before", self.before)
+
+    def _begin(self) -> None:
+        """Take over the averaged weights of the stage before, if there is one."""
+        if self.config.after is None:
+            return
+        path = self.folder / (self.config.after + STATE)
+        if not path.exists():
+            raise InputError(f"{path} is missing: this stage begins where that one ended")
+        state = checkpoint.load_state(path)
+        self._check(path, state)
+        self.model.load_state_dict(state["average"]["weights"])
+        self.alignment.load_state_dict(state["alignment"])
+        self.average = Average(self.model, self.config.average)
+        earlier = state.get("before", self.before)
+        self.before = {"steps": state["step"] + earlier["steps"], "seconds": state["seconds"] + earlier["seconds"]}
+
+    def _check(self, path: Path, state: Mapping[str, Any]) -> None:
+        model = json.loads(json.dumps(self._described()))
+        if state["model"] != model:
+            raise CheckpointError(f"{path}: is of another model, {state['model']}; asked for is {model}")
+
+    def _path(self, name: str) -> Path:
+        return self.folder / (self.config.stage + name)
 
     def save(self, name: str = STATE) -> None:
         """Write the state, and the averaged weights."""
@@ -204,15 +236,17 @@ class _Run:
             "model": self._described(),
             "step": self.step,
             "seconds": self.clock.seconds,
+            "before": self.before,
             "weights": self.model.state_dict(),
             "alignment": self.alignment.state_dict(),
             "readers": self.readers.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "average": self.average.state_dict(),
         }
-        checkpoint.save_state(self.folder / name, state)
+        checkpoint.save_state(self._path(name), state)
         if name == STATE:
-            trained = {"steps": self.step, "seconds": round(self.clock.seconds, 1)}
+            seconds = self.before["seconds"] + self.clock.seconds
+            trained = {"steps": self.before["steps"] + self.step, "seconds": round(seconds, 1)}
             described = {**self._described(), "trained": trained}
             checkpoint.save(self.folder / WEIGHTS, self.average.weights, kind=KIND, config=described, storage="bf16")
 
@@ -226,12 +260,12 @@ class _Run:
             return
         compute = self.model.denoiser.compute
         rate = matrix_rate(config.denoiser, compute, self.device)
-        log = _Log(self.folder, rate, curves)
+        log = _Log(self._path(CURVES), rate, curves)
         source = batches(self.step * config.accumulate)
         saved = shown = self.clock.seconds
         constant = not plan.decaying(self.step, self.clock.seconds)
         bar = tqdm(total=100.0, initial=round(100 * self.spent, 2), disable=not progress, unit="%", smoothing=0)
-        bar.bar_format = "denoiser {percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}"
+        bar.bar_format = config.stage + " {percentage:5.1f}%|{bar}| {elapsed}<{remaining} {postfix}"
         began = time.perf_counter()
         try:
             while self.spent < 1:
@@ -283,7 +317,7 @@ class _Run:
             if question.alone:
                 answer_BND = self.model.paint(question)
             else:
-                answer_BND, L, aligned, known = self._answer(question, batch)
+                answer_BND, L, aligned, known = self._answer(question, batch, draw)
             error_BN = error(answer_BND, question, weights_D=self.channel_weights)
             weight_BN = token_weights(batch, g, config.actor_weight)
             if weight_BN is not None:
@@ -313,16 +347,19 @@ class _Run:
         points = {name: total / counts[name] for name, total in sums.items()}
         return {**points, "gradient": float(norm)}, flops, tokens
 
-    def _answer(self, question: Question, batch: Batch) -> tuple[Tensor, int, Tensor, dict[str, Tensor]]:
+    def _answer(
+        self, question: Question, batch: Batch, draw: torch.Generator
+    ) -> tuple[Tensor, int, Tensor, dict[str, Tensor]]:
         """The whole model's answer, tokens of text, the loss of what it should know, and points for the curves."""
         ids_BL, mask_BL = self.tokenizer.encode(batch["captions"])
         ids_BL, mask_BL = drop_text(*trim(ids_BL, mask_BL), question.untold_B)
         ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
         answer_BND, half_BPW, text_BLC = self.model(question, ids_BL, mask_BL)
         aligned, known = self.alignment(half_BPW, batch, question.geometry, question.learn_BN, question.t_BN)
-        if "told" in batch:
-            told_BA, untold_B = batch["told"].to(self.device), question.untold_B.to(self.device)
-            read, right = self.alignment.read(text_BLC, mask_BL, told_BA, untold_B)
+        denoiser = self.model.denoiser
+        if "told" in batch and denoiser.config.storyboard and denoiser.config.reader:
+            untold_B = question.untold_B.to(self.device)
+            read, right = reading_error(denoiser.reader, batch, text_BLC, mask_BL, untold_B, draw)
             aligned, known = aligned + read, known | right
         return answer_BND, ids_BL.shape[1], aligned, known
 
@@ -357,9 +394,9 @@ def _points(q: Question, error_BN: Tensor, loss: Tensor, means: Mapping[str, Ten
 class _Log:
     """Curves: means since the last point, into `denoiser.jsonl` and TensorBoard."""
 
-    def __init__(self, folder: Path, matrix_rate: float, curves: bool) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "denoiser.jsonl"
+    def __init__(self, path: Path, matrix_rate: float, curves: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._rate = matrix_rate
         self._points: dict[str, list[float]] = {}
         self._flops = self._seconds = 0.0
@@ -368,7 +405,7 @@ class _Log:
         if curves:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "curves"))
+            self._board = SummaryWriter(str(path.parent / "curves" / path.stem))
 
     def add(self, points: dict[str, float], flops: float, tokens: int, seconds: float) -> None:
         for name, value in points.items():

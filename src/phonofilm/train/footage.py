@@ -22,9 +22,9 @@ from phonofilm.data.cache import LatentCache
 from phonofilm.data.folder import Folder
 from phonofilm.errors import InputError, PhonofilmError
 from phonofilm.latents import PATCH, PIXELS_PER_LATENT, tokens_from_pixels
-from phonofilm.playhouse.scene import Scene
+from phonofilm.playhouse.scene import FACES, Scene
 from phonofilm.storyboard import to_tokens
-from phonofilm.train.alignment import claimed, truth_maps
+from phonofilm.train.alignment import claimed, spoken, truth_maps
 
 log = logging.getLogger(__name__)
 
@@ -148,10 +148,14 @@ class Footage:
         seed: int = 0,
         boards: float | None = None,
         sounds: float = 0.0,
+        sketches: int = 8,
+        speakers: float = 0.0,
     ) -> None:
-        """boards: share of batches that are storyboards alone, of scenes that were never filmed; None for no
-        storyboards at all. Clips of a folder have none. sounds: share of the others that are sound and storyboard."""
+        """boards: share of batches that are storyboards alone, of scenes that were never filmed, `sketches` times as
+        many clips as in others; None for no storyboards at all. Clips of a folder have none. sounds: share of the
+        others that are sound and storyboard. speakers: share of the fresh scenes that is a face alone."""
         self.batch, self.seed, self.boards, self.sounds = batch, seed, boards, sounds
+        self.sketches, self.speakers = sketches, speakers
         gathered: dict[tuple[int, ...], list[Any]] = {}
         for cache in caches:
             for shard in cache:
@@ -178,7 +182,7 @@ class Footage:
 
     def at(self, step: int) -> dict[str, Any]:
         """The batch of a step: latents float32, captions, has_audio (B,); of the playhouse also `truth_maps`,
-        told and so (B, A), what the captions claim and what is so, and board, the storyboards."""
+        told and so (B, A), what the captions claim and what is so, board, the storyboards, and spoken, their words."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         if self.boards and torch.rand((), generator=generator) < self.boards and self.playhouse:
             return self._sketches(generator)
@@ -205,7 +209,9 @@ class Footage:
             batch["shape"] = shape[3] // PATCH, shape[4] // PATCH
         if self.boards is not None and self.playhouse:
             size = PIXELS_PER_LATENT * shape[4], PIXELS_PER_LATENT * shape[3]
-            batch["board"] = torch.stack([t.board(size) for t in told])
+            batch["board"], batch["spoken"] = (
+                torch.stack(rows) for rows in zip(*(t.plan(size) for t in told), strict=True)
+            )
         batch["has_audio"] = torch.tensor([bool(a.get("has_audio", True)) for a in about])
         batch.setdefault("audio_z", None)
         return batch
@@ -215,19 +221,26 @@ class Footage:
         return "seed" in self.buckets[0].about[0]
 
     def _sketches(self, generator: torch.Generator) -> dict[str, Any]:
-        """A batch of storyboards of fresh scenes: board, shape, captions, told."""
+        """A batch of storyboards of fresh scenes: board, spoken, shape, captions, told, so."""
         name, seconds = group_plan(int(torch.randint(len(SIZES) * len(SECONDS), (), generator=generator)))
-        first, *draws = torch.randint(2**31, (1 + 8 * self.batch,), generator=generator).tolist()
+        first, *draws = torch.randint(2**31, (1 + self.sketches * self.batch,), generator=generator).tolist()
         # far above the seeds of what is filmed, and of what is measured
         seeds = [2**40 + first * len(draws) + k for k in range(len(draws))]
-        told = [tell({"seed": s, "seconds": seconds}, draw) for s, draw in zip(seeds, draws, strict=True)]
+        faces = round(self.speakers * len(seeds))
+        told = [
+            tell({"seed": s, "seconds": seconds} | ({"kinds": FACES} if k < faces else {}), draw)
+            for k, (s, draw) in enumerate(zip(seeds, draws, strict=True))
+        ]
         width, height = FORMATS[name]
+        boards, spoken = zip(*(t.plan((width, height)) for t in told), strict=True)
         return {
-            "board": torch.stack([t.board((width, height)) for t in told]),
+            "board": torch.stack(boards),
+            "spoken": torch.stack(spoken),
             "audio_z": None,
             "shape": (tokens_from_pixels(height), tokens_from_pixels(width)),
             "captions": [t.caption for t in told],
             "told": torch.tensor([t.claims for t in told]),
+            "so": torch.tensor([t.so for t in told]),
         }
 
 
@@ -240,13 +253,15 @@ class Told:
     so: list[int] | None = None
     scene: Scene | None = None
 
-    def board(self, size: tuple[int, int]) -> Tensor:
-        """Its storyboard (T, 128) for a picture of `size` (W, H), as on the strip."""
+    def plan(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Its storyboard (T, 128) for a picture of `size` (W, H), as on the strip, and `alignment.spoken` of it."""
         from phonofilm.playhouse.stage import perform
         from phonofilm.playhouse.storyboard import storyboard
 
         assert self.scene is not None
-        return to_tokens(storyboard(perform(self.scene, size), size))
+        play = perform(self.scene, size)
+        board = to_tokens(storyboard(play, size))
+        return board, spoken(play, len(board))
 
 
 def tell(about: dict[str, Any], draw: int) -> Told:
@@ -256,6 +271,6 @@ def tell(about: dict[str, Any], draw: int) -> Told:
     from phonofilm.playhouse.captions import describe_with_claims
     from phonofilm.playhouse.casting import draw_scene
 
-    scene = draw_scene(about["seed"], "train", seconds=about["seconds"])
+    scene = draw_scene(about["seed"], "train", kinds=about.get("kinds"), seconds=about["seconds"])
     caption, claims = describe_with_claims(scene, draw)
     return Told(caption, claimed(scene, claims), claimed(scene), scene)

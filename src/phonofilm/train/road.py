@@ -35,9 +35,26 @@ from phonofilm.train.codec import (
 from phonofilm.train.denoiser import DenoiserTraining, Generator, Sheet, train_denoiser
 from phonofilm.train.footage import Footage, film_folder, film_playhouse
 from phonofilm.train.schedule import Plan
+from phonofilm.train.tasks import Tasks
 from phonofilm.train.text import TextTraining, train_text
 
 TINY = (16, 16, 16)
+TINY_DENOISER = DenoiserConfig(
+    width=64, blocks=2, text_width=32, detail=16, detail_blocks=1, board_detail=16, board_blocks=1, reader=16
+)
+PAINTER = ("denoiser.detailer.", "denoiser.drawn_detail.", "denoiser.still_detail.")
+"""What paints the picture; it learns in the first stage, from most of the batches."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training of the denoiser, and what its batches are."""
+
+    training: DenoiserTraining
+    boards: float = 0.1  # share of batches that are storyboards of fresh scenes
+    sounds: float = 0.16  # of the others: sounds with their storyboards, without the picture
+    sketches: int = 8  # times as many clips in a batch of storyboards alone
+    speakers: float = 0.0  # share of them that is a face alone: words are many
 
 
 @dataclass(frozen=True)
@@ -48,15 +65,27 @@ class Preset:
     audio: AudioTraining
     text: TextTraining
     text_seconds: float  # of training the matcher
-    denoiser: DenoiserTraining
+    denoiser: tuple[Stage, ...]  # one after the other
     batch: int  # clips (square, 3 s) of a forward pass of the denoiser
     clips: int  # of the playhouse, filmed once and kept as latents
     text_clips: int  # of them, enough for the matcher
-    boards: float = 0.1  # share of the denoiser's batches that are storyboards of fresh scenes
-    sounds: float = 0.16  # of the others: sounds with their storyboards, without the picture
     models: dict[str, Any] = field(default_factory=dict)  # sizes other than the defaults: video, audio, matcher, ...
     cost: str = "not measured"
     score: str = "not measured"
+
+
+def _stages(first: Plan, second: Plan, **options: Any) -> tuple[Stage, ...]:
+    """The whole denoiser, most batches for what paints; then storyboards and sounds, while that stays as it is."""
+    return (
+        Stage(DenoiserTraining(first, accumulate=1, **options)),
+        Stage(
+            DenoiserTraining(
+                second, stage="storyboards", after="denoiser", frozen=PAINTER,
+                tasks=Tasks(alone=0, video=0.4, heard=0.5), accumulate=1, **options,
+            ),
+            boards=0.65, sounds=0.6, sketches=4, speakers=0.35,
+        ),
+    )  # fmt: skip
 
 
 def playhouse_cpu() -> Preset:
@@ -65,8 +94,8 @@ def playhouse_cpu() -> Preset:
         video=VideoTraining(seconds=3600, lr=2e-3, fresh=0.25, actors=0.75, box_weight=6.0, whole=0.85),
         audio=AudioTraining(seconds=1080),
         text=TextTraining(), text_seconds=900,
-        denoiser=DenoiserTraining(Plan(hours=5.84, decay=0.25), accumulate=1), batch=8,
-        clips=16_000, text_clips=4_000,
+        denoiser=_stages(Plan(hours=4.9, decay=0.25), Plan(hours=1.5, decay=0.5)),
+        batch=8, clips=16_000, text_clips=4_000,
     )  # fmt: skip
 
 
@@ -74,8 +103,8 @@ def playhouse_gpu() -> Preset:
     """What one 80 GB GPU does in 25 minutes; the clips are made on it."""
     return Preset(
         video=VideoTraining(seconds=240, batch=64, fresh=8.0, pool=768), audio=AudioTraining(seconds=90, batch=128),
-        text=TextTraining(), text_seconds=90, denoiser=DenoiserTraining(Plan(hours=0.22), accumulate=1), batch=256,
-        clips=40_000, text_clips=40_000,
+        text=TextTraining(), text_seconds=90, denoiser=_stages(Plan(hours=0.17), Plan(hours=0.05, decay=0.75)),
+        batch=256, clips=40_000, text_clips=40_000,
     )  # fmt: skip
 
 
@@ -85,13 +114,7 @@ def smoke() -> Preset:
         video=VideoTraining(seconds=None, steps=6, batch=4, pool=8),
         audio=AudioTraining(seconds=None, steps=6, batch=4),
         text=TextTraining(tokenizer_captions=2000, steps=4), text_seconds=60,
-        denoiser=DenoiserTraining(
-            Plan(steps=4, warmup=2),
-            DenoiserConfig(
-                width=64, blocks=2, text_width=32, detail=16, detail_blocks=1, board_detail=16, board_blocks=1
-            ),
-            accumulate=1, compile=False,
-        ),
+        denoiser=_stages(Plan(steps=4, warmup=2), Plan(steps=2, warmup=1), denoiser=TINY_DENOISER, compile=False),
         batch=4, clips=16, text_clips=16,
         models={
             "video": VideoCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
@@ -156,21 +179,31 @@ def train(
             f"{out / 'tokenizer.json'} is missing: run `phonofilm train text --preset {preset} --out {out}` first"
         )
     tokenizer = Tokenizer.load(out / "tokenizer.json")
-    footage = _footage(
-        codec, out, folder, clips or p.clips, p.batch, p.boards if p.denoiser.denoiser.storyboard else None, p.sounds
-    )
-    recipe = (
-        p.denoiser if hours is None else replace(p.denoiser, plan=replace(p.denoiser.plan, steps=None, hours=hours))
-    )
     sizes = TextEncoderConfig(tokenizer.size, **p.models.get("text", {}))
-    train_denoiser(
-        out, recipe, footage, tokenizer, text=sizes, sheet=_sheet(out, codec, tokenizer),
-        channel_weights=channel_weights(codec, footage), device=device,
-    )  # fmt: skip
+    footage = _footage(codec, out, folder, clips or p.clips, p.batch)
+    stages = p.denoiser if folder is None else p.denoiser[:1]  # a folder has no storyboards
+    whole = sum(stage.training.plan.hours or 1.0 for stage in stages)
+    for stage in stages:
+        plan = stage.training.plan
+        if hours is not None:
+            plan = replace(plan, steps=None, hours=hours * (plan.hours or 1.0) / whole)
+        if stage.training.denoiser.storyboard and folder is None:
+            footage.boards, footage.sounds = stage.boards, stage.sounds
+            footage.sketches, footage.speakers = stage.sketches, stage.speakers
+        train_denoiser(
+            out, replace(stage.training, plan=plan), footage, tokenizer, text=sizes,
+            sheet=_sheet(out, codec, tokenizer), channel_weights=channel_weights(codec, footage), device=device,
+        )  # fmt: skip
 
 
 def _sheet(out: Path, codec: Codec, tokenizer: Tokenizer) -> Sheet:
     """Writes contact sheets of three films by the weights as they are, into `out`/sheets."""
+    from phonofilm import latents, media
+    from phonofilm.diffusion.ahead import draw_board
+    from phonofilm.diffusion.euler import Euler
+    from phonofilm.diffusion.noise import strip_noise
+    from phonofilm.diffusion.schedule import shifted_times
+
     prompts = [
         "a red ball bounces three times on a wooden floor",
         'a woman in a green shirt says "hello" at sunset',
@@ -178,12 +211,6 @@ def _sheet(out: Path, codec: Codec, tokenizer: Tokenizer) -> Sheet:
     ]
 
     def show(step: int, model: Generator) -> None:
-        from phonofilm import latents, media
-        from phonofilm.diffusion.ahead import draw_board
-        from phonofilm.diffusion.euler import Euler
-        from phonofilm.diffusion.noise import strip_noise
-        from phonofilm.diffusion.schedule import shifted_times
-
         g = latents.Geometry.of_clip(128, 128, 3.0)
         noise = strip_noise(range(len(prompts)), replace(g, boards=g.latents), codec.device)
         x = noise[:, : g.n]
@@ -212,8 +239,6 @@ def _footage(
     folder: Path | None,
     clips: int,
     batch: int,
-    boards: float | None = None,
-    sounds: float = 0.0,
 ) -> Footage:
     from tqdm import tqdm
 
@@ -229,7 +254,7 @@ def _footage(
         workers = max(1, os.cpu_count() or 1) if device == "cpu" and clips > 64 else 1
         folder = out / f"playhouse-{codec.hash[:12]}"
         caches = film_playhouse(out, folder, clips, device=device, workers=workers, progress=show)
-        return Footage(caches, batch, boards=boards, sounds=sounds)
+        return Footage(caches, batch)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 from phonofilm.diffusion.noise import add_noise
 from phonofilm.diffusion.schedule import draw_times
 from phonofilm.latents import SECONDS_PER_LATENT, Geometry, Latents, pack, with_board
-from phonofilm.storyboard import hold
+from phonofilm.storyboard import hold, worth
 
 Batch = Mapping[str, Any]
 """video_z (B, 32, T, H, W) float; audio_z (B, 64, 2 T), or None; captions: B strings. Optionally has_audio (B,) bool,
@@ -195,8 +195,8 @@ def error(
     """(B, N): squared error of the velocity, that of the clean strip over max(t, floor)²; 0 where nothing is learnt.
 
     x-prediction with velocity loss (JiT, 2511.13720). Below the floor, where a sampler of few steps hardly comes,
-    errors of the clean strip count alike; storyboards, which must be exact, have a lower one. weights_D: of the
-    channels of picture tokens, 1 in the mean.
+    errors of the clean strip count alike; storyboards, which must be exact, have a lower one, and channels of
+    different worth. weights_D: of the channels of picture tokens, 1 in the mean.
     """
     g = question.geometry
     floor_N = torch.full((g.n,), floor, device=answer_BND.device)
@@ -207,6 +207,9 @@ def error(
         weights_ND[g.video] = weights_ND[g.extra] = weights_D.to(mask_ND)
     else:
         weights_ND = mask_ND
+    if g.boards:
+        weights_ND = weights_ND.clone()
+        weights_ND[g.board] = worth().to(mask_ND)
     square_BN = ((answer_BND.float() - question.x0_BND).square() * weights_ND).sum(-1) / mask_ND.sum(-1)
     return square_BN * question.learn_BN / question.t_BN.maximum(floor_N).square()
 

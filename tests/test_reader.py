@@ -1,0 +1,128 @@
+"""The reader: what is claimed and shown, how it learns, and that the best of several storyboards is filmed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import make_weights
+from torch import Tensor
+
+from phonofilm.engines import NativeEngine
+from phonofilm.engines.making import Defaults
+from phonofilm.latents import Geometry
+from phonofilm.model.reader import Reader
+from phonofilm.playhouse.scene import Actor, Scene
+from phonofilm.playhouse.stage import perform
+from phonofilm.playhouse.storyboard import storyboard
+from phonofilm.storyboard import CLAIMS, channels, to_tokens
+from phonofilm.train.alignment import claimed, reading_error
+
+PLACES = channels("x", 0)
+SCENES = [
+    Scene((Actor("drum", "strike", "red", count=count),), light=light, seed=seed)
+    for count in (1, 2, 3)
+    for light in ("day", "night")
+    for seed in (3, 4)
+]
+
+
+def lesson() -> dict[str, Any]:
+    so = torch.tensor([claimed(scene) for scene in SCENES])
+    told = torch.tensor([claimed(scene, {"0.kind", "0.count", "light"}) for scene in SCENES])
+    board = torch.stack([to_tokens(storyboard(perform(scene))) for scene in SCENES])
+    return {"board": board, "so": so, "told": told}
+
+
+@pytest.fixture(scope="module")
+def taught() -> tuple[Reader, Tensor, dict[str, Any]]:
+    """A reader that knows SCENES by heart, and vectors for their captions."""
+    torch.manual_seed(0)
+    batch = lesson()
+    text = torch.randn(len(SCENES), 6, 32, requires_grad=True)
+    mask = torch.ones(len(SCENES), 6, dtype=torch.bool)
+    mask[:, 4:] = False
+    dropped = torch.zeros(len(SCENES), dtype=torch.bool)
+    dropped[0] = True
+    reader = Reader(32, 48)
+    optimizer = torch.optim.Adam([text, *reader.parameters()], lr=0.01)
+    for step in range(150):
+        loss, points = reading_error(reader, batch, text, mask, dropped, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss.backward()
+        assert text.grad is not None
+        assert not text.grad[0].any() and not text.grad[:, 4:].any()  # dropped, and no text
+        optimizer.step()
+    assert loss.item() < 0.1 and points["told"] == 1 and points["shown"] > 0.97, (loss, points)
+    return reader.eval(), text.detach(), batch
+
+
+def test_what_a_prompt_claims_and_a_storyboard_shows_is_read(taught: tuple[Reader, Tensor, dict[str, Any]]) -> None:
+    reader, text, batch = taught
+    mask = torch.ones(text.shape[:2], dtype=torch.bool)
+    mask[:, 4:] = False
+    with torch.no_grad():
+        assert [logits.shape for logits in reader.tell(text, mask)] == [(12, n + 1) for n in CLAIMS.values()]
+        faults = reader.faults(batch["board"], text, mask)
+        assert not faults[1:].any()
+        wrong = reader.faults(batch["board"].roll(4, 0), text, mask)  # another count, the light as it was
+        assert (wrong[1:] == 1).all()
+        anything = torch.full_like(mask, False)
+        anything[:, 0] = True
+        other = reader.faults(batch["board"], text[:1].expand_as(text), anything)
+        assert other.dtype == torch.int64 and (other >= 0).all()
+
+
+def test_of_several_drafts_the_first_with_the_fewest_faults_is_kept(
+    taught: tuple[Reader, Tensor, dict[str, Any]],
+) -> None:
+    reader, text, batch = taught
+    mask = torch.ones(text.shape[:2], dtype=torch.bool)
+    mask[:, 4:] = False
+    board = batch["board"]
+    drafts = torch.stack([board.roll(4, 0), board, board + 0.01], dim=1)
+    with torch.no_grad():
+        kept = reader.best(drafts[1:], text[1:], mask[1:])
+    assert torch.equal(kept, board[1:])
+
+
+def test_films_are_made_on_the_draft_that_the_reader_prefers(tmp_path: Path) -> None:
+    weights = make_weights(tmp_path)
+    prompts, seeds = ["a red ball bounces", "a woman says hello"], [1, 2]
+    strip = Geometry.of_clip(64, 64, 2.0)
+
+    def boards(drafts: int, prefer: int) -> Tensor:
+        """The storyboards that the picture is painted beneath."""
+        engine = NativeEngine(weights, defaults=Defaults(steps=1, boards=2, drafts=drafts))
+        denoiser = engine._model[0]
+        seen: list[Tensor] = []
+
+        def faults(board_BTD: Tensor, text_BLC: Tensor, mask_BL: Tensor) -> Tensor:
+            assert len(board_BTD) == len(text_BLC) == len(mask_BL)
+            seen.append(board_BTD)
+            return (torch.arange(len(board_BTD)) % drafts != prefer).long()
+
+        denoiser.reader.faults = faults  # type: ignore[method-assign, assignment]
+        filmed: list[Tensor] = []
+        plain = denoiser.forward
+
+        def watch(x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, g: Geometry) -> Tensor:
+            if g.latents:
+                filmed.append(x_BND[:, g.board])
+            return plain(x_BND, t_BN, text_BLC, g)
+
+        denoiser.forward = watch  # type: ignore[method-assign]
+        with torch.no_grad():
+            engine.sample(prompts, seeds, engine._empty(strip))
+        if drafts > 1:
+            preferred = seen[0].view(2, drafts, *filmed[0].shape[1:])[:, prefer]
+            assert torch.equal(filmed[0][..., PLACES], preferred[..., PLACES])  # mouths may follow the sound
+        else:
+            assert not seen
+        return filmed[0]
+
+    assert not torch.equal(boards(3, 0), boards(3, 2))
+    assert torch.equal(boards(3, 1), boards(3, 1))
+    boards(1, 0)
