@@ -252,35 +252,30 @@ def test_mouths_follow_the_first_sound_and_nothing_is_done_where_nobody_speaks()
     g = Geometry(12, 4, 4, 24)
     woman = to_tokens(storyboard(perform(Scene((Actor("woman", "say", "red", word="hello"),), seed=1))))[None]
     other = to_tokens(storyboard(perform(Scene((Actor("woman", "say", "red", word="moon"),), seed=2))))[None]
-    x, mask, noise = torch.randn(1, g.n, 128), torch.ones(1, g.n), torch.randn(1, 12, 128)
-    sounds: list[Tensor] = []
-    made: list[Geometry] = []
+    x, mask = torch.randn(1, g.n, 128), torch.ones(1, g.n)
+    asked: list[Geometry] = []
 
-    def guided(geometry: Geometry) -> Any:
-        made.append(geometry)
-        return lambda x_BND, t_BN: torch.full_like(x_BND, 0.5)
+    def sound(x_BND: Tensor, mask_BN: Tensor, geometry: Geometry) -> Tensor:
+        asked.append(geometry)
+        assert x_BND.shape[1] == mask_BN.shape[1] == geometry.n
+        assert torch.equal(x_BND[:, geometry.board], woman) and not mask_BN[:, geometry.board].any()
+        assert torch.equal(x_BND[:, geometry.audio], x[:, g.audio])  # the noise of the film's own sound
+        return torch.full_like(x_BND, 0.5)
 
-    def bind(geometry: Geometry) -> Any:
-        made.append(geometry)
+    def draw(x_BND: Tensor, mask_BN: Tensor) -> Tensor:
+        assert (x_BND[:, g.audio] == 0.5).all() and not mask_BN[:, g.audio].any()
+        assert torch.equal(x_BND[:, g.video], x[:, g.video]) and mask_BN[:, g.video].all()
+        return other
 
-        def denoise(x_BND: Tensor, t_BN: Tensor) -> Tensor:
-            sounds.append(x_BND[:, geometry.audio])
-            assert not t_BN[:, geometry.audio].any()
-            return torch.cat([x_BND[:, : -geometry.boards], other], dim=1)
-
-        return denoise
-
-    def ask(board: Tensor, mask_BN: Tensor) -> Tensor:
-        made.clear()
-        return lip_sync(board, bind, guided, x, mask_BN, g, noise, Euler(), uniform_times(2), uniform_times(3))
-
-    mixed = ask(woman, mask)
-    assert made == [replace(g, latents=0, boards=12)] * 2
-    assert all(torch.allclose(sound, torch.tensor(0.5)) for sound in sounds) and sounds
+    mixed = lip_sync(woman, x, mask, g, sound, draw)
+    assert asked == [replace(g, latents=0, boards=12)]
     torch.testing.assert_close(mixed, with_lips(woman, other))
     assert not torch.equal(mixed, woman)
+    asked.clear()
     ball = to_tokens(storyboard(perform(Scene((BALL,), seed=1))))[None]
-    assert torch.equal(ask(ball, mask), ball) and not made
-    given = mask.clone()
-    given[:, g.audio] = 0
-    assert torch.equal(ask(woman, given), woman) and not made
+    assert torch.equal(lip_sync(ball, x, mask, g, sound, draw), ball)
+    for track in (g.audio, g.video):
+        given = mask.clone()
+        given[:, track] = 0
+        assert torch.equal(lip_sync(woman, x, given, g, sound, draw), woman)
+    assert not asked

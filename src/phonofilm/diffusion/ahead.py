@@ -56,36 +56,31 @@ def draw_board(
 
 def lip_sync(
     board_BTD: Tensor,
-    bind: Callable[[Geometry], Denoise],
-    guided: Callable[[Geometry], Denoise],
     x_BND: Tensor,
     mask_BN: Tensor,
     geometry: Geometry,
-    noise_BTD: Tensor,
-    sampler: Sampler,
-    times: Tensor,
-    sound_times: Tensor,
-    callback: Callable[[Progress], None] | None = None,
+    sound: Callable[[Tensor, Tensor, Geometry], Tensor],
+    draw: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """The storyboard (B, T, D) with mouths that fit the sound.
 
     Which mouth goes with a word is far easier to hear than to read: a first sound is made beneath the storyboard,
     which tells when somebody speaks; then the storyboard that this sound asks for is drawn, and its mouths are taken
-    over. Picture and sound are made from the same noise afterwards. Where nobody speaks, or the sound is given and the
-    storyboard was drawn from it, nothing is done.
+    over. Picture and sound are made from the same noise afterwards. Nothing is done where nobody speaks, where the
+    sound is given (the storyboard was drawn from it), and where the picture is (its mouths are what they are).
 
     Args:
-        bind, x_BND, mask_BN, geometry, noise_BTD, sampler, times, callback: as of `draw_board`.
-        guided: the denoiser of picture and sound for a geometry.
-        sound_times: the grid of times of the sound.
+        x_BND, mask_BN, geometry: a strip without storyboard as a sampler starts with it, see `Sampler`.
+        sound: denoises a strip without the picture, (x_BND, mask_BN, geometry) → strip.
+        draw: draws a storyboard (B, T, D), (x_BND, mask_BN) → storyboard; see `draw_board`.
     """
     g = geometry
-    if not g.columns or not bool(mask_BN[:, g.audio].any()) or not bool(speaks(board_BTD).any()):
+    made = g.columns and bool(mask_BN[:, g.audio].any()) and bool(mask_BN[:, g.video].any())
+    if not made or not bool(speaks(board_BTD).any()):
         return board_BTD
     short = replace(g, latents=0, boards=board_BTD.shape[1])
     strip_BND = torch.cat([x_BND[:, g.n_video :], board_BTD], dim=1)
     free_BN = torch.cat([mask_BN[:, g.n_video :], torch.zeros_like(board_BTD[..., 0])], dim=1)
-    sound_BND = sampler(guided(short), strip_BND, free_BN, sound_times, callback)[:, short.audio]
     x_BND, mask_BN = x_BND.clone(), mask_BN.clone()
-    x_BND[:, g.audio], mask_BN[:, g.audio] = sound_BND, 0
-    return with_lips(board_BTD, draw_board(bind, x_BND, mask_BN, g, noise_BTD, sampler, times, callback))
+    x_BND[:, g.audio], mask_BN[:, g.audio] = sound(strip_BND, free_BN, short)[:, short.audio], 0
+    return with_lips(board_BTD, draw(x_BND, mask_BN))

@@ -179,8 +179,12 @@ class Maker(ABC):
             board_BTD = denoiser.reader.best(drawn_BTD, with_text, said) if drafts > 1 else drawn_BTD[:, 0]
             if denoiser.config.lips:
                 board_BTD = lip_sync(
-                    board_BTD, lambda g: bind(g, d.board_guidance), guided, strip.values_BND, mask, g, noise[:, 0],
-                    chosen, shifted_times(d.lips, d.board_shift), shifted_times(d.lips, d.shift), watch,
+                    board_BTD, strip.values_BND, mask, g,
+                    lambda x, m, g: chosen(guided(g), x, m, shifted_times(d.lips, d.shift), watch),
+                    lambda x, m: draw_board(
+                        lambda g: bind(g, d.board_guidance), x, m, g, noise[:, 0], chosen,
+                        shifted_times(d.lips, d.board_shift), watch,
+                    ),
                 )  # fmt: skip
         if boards:
             assert board_BTD is not None
