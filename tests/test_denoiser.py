@@ -146,6 +146,17 @@ def test_a_storyboard_is_drawn_on_the_picture_where_it_can_be_read() -> None:
         assert ((answers[0] - answers[1])[:, STRIP.video].abs().max() > 1e-4) == drawn, level
 
 
+@torch.no_grad()
+def test_beneath_a_storyboard_the_detailer_paints_by_itself() -> None:
+    model, (x, t, text) = awake(), question()
+    for level, alone in ((0.0, True), (0.1, False), (1.0, False)):
+        t[:, STRIP.board] = level
+        same = torch.equal(model(x, t, text, STRIP)[:, STRIP.video], model(x, t, -text, STRIP)[:, STRIP.video])
+        assert same == alone, level
+        if alone:
+            torch.testing.assert_close(model(x, t, text, STRIP)[:, STRIP.video], model.paint(x, t, STRIP))
+
+
 @pytest.mark.parametrize(("instant", "end", "near"), [(0.0, 0, [0.5, 1.5, 2.5]), (0.75, 1, [2.5, 1.5, 0.5])])
 @torch.no_grad()
 def test_the_detailer_sees_a_given_image_the_more_the_nearer_it_is(instant: float, end: int, near: list[float]) -> None:

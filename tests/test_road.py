@@ -21,9 +21,12 @@ def test_smoke_preset_goes_the_whole_road_and_resumes(tmp_path: Path) -> None:
     for what in ("codec", "text", "denoiser"):
         assert main(["train", what, "--preset", "smoke", "--out", str(out)]) == 0
     weights = checkpoint.load(out / "denoiser.safetensors", kind="denoiser")
-    assert weights.config["trained"]["steps"] == 6
+    assert weights.config["trained"]["steps"] == 8
     assert main(["train", "denoiser", "--preset", "smoke", "--out", str(out)]) == 0  # done: changes nothing
     assert checkpoint.load(out / "denoiser.safetensors").hash == weights.hash
+    codec = checkpoint.load(out / "video-codec.safetensors").hash
+    assert main(["train", "decoder", "--preset", "smoke", "--out", str(out)]) == 0  # on what the denoiser paints, too
+    assert checkpoint.load(out / "video-codec.safetensors").hash != codec
     film = tmp_path / "film.mp4"
     options = ["--weights", str(out), "--seconds", "2", "--steps", "1", "-o", str(film)]
     assert main(["generate", "a red ball bounces", *options]) == 0

@@ -32,6 +32,7 @@ from phonofilm.storyboard import (
     from_tokens,
     hold,
     outline,
+    poses,
     speaks,
     splat,
     steady,
@@ -177,6 +178,24 @@ def test_what_is_drawn_is_near_the_actor_and_nowhere_else() -> None:
     rows, columns = (inside > 0.5).nonzero().T
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (18, 25, 2, 9)  # 16 pixels around (24, 88)
     assert inside.sum() * 16 == pytest.approx(np.pi * 16**2, rel=0.05)
+
+
+def test_poses_are_plain_around_whoever_is_nearest() -> None:
+    board = torch.zeros(1, 1, 128)
+    assert not poses(board, 4, 4).any()
+    for slot, (x, open_) in enumerate(((-1.25, 0.8), (1.25, 0.3))):
+        board[..., channels("x", slot)], board[..., channels("y", slot)] = x, 0.25
+        board[..., channels("radius", slot)], board[..., channels("seen", slot)] = 0.4, 1.0
+        board[..., channels("pose", slot)] = open_
+        board[..., channels("turn", slot).start + 2] = -open_
+    shown = poses(to_tokens(board), 4, 4)[0, 0].view(8, 8, 3, 4)  # rows, columns; pose, turn, round; frames
+    for column, open_ in ((1, 0.8), (6, 0.3)):
+        torch.testing.assert_close(shown[3:6, column, 0], torch.full((3, 4), open_), rtol=0.3, atol=0)
+        torch.testing.assert_close(shown[4, column, 0], torch.full((4,), open_), rtol=0.05, atol=0)
+        assert shown[4, column, 1].tolist() == pytest.approx([0, 0, -open_, 0], rel=0.05, abs=1e-6)
+    assert shown[0].abs().max() < 1e-3 and not shown[..., 2, :].any()
+    board[..., channels("seen", 0)] = 0
+    assert poses(to_tokens(board), 4, 4)[0, 0, 4, 1].abs().max() < 1e-6  # nobody is seen there
 
 
 def test_the_strip_takes_a_storyboard_and_gives_it_back() -> None:

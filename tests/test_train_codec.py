@@ -166,3 +166,48 @@ def test_more_of_the_decoder_leaves_latents_as_they_were_and_may_grow(tmp_path: 
     assert changed and all(name.startswith("decoder.") for name in changed)
     with pytest.raises(ValueError, match=r"decoder\.high\.1.* has no place"):
         grow(VideoCodec(small), new)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_painted_latents_are_those_of_their_crop(whole: bool) -> None:
+    """Every block of the film, and its latent, holds its own number."""
+    blocks = torch.arange(3 * 3 * 3).view(3, 3, 3)
+    frames = blocks.repeat_interleave(4, 0).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    boxes = torch.tensor([10.0, 10, 40, 40]).expand(12, 1, 4)
+    painted = blocks[..., None].float().expand(-1, -1, -1, 2)
+    film = Footage(frames[..., None].expand(-1, -1, -1, 3).to(torch.uint8), boxes, painted)
+    pool = FilmPool(lambda indices: [film] * len(indices), 8, 0.0, torch.device("cpu"))
+    seen = 0
+    for seed in range(12):
+        recipe = replace(SHORT, batch=4, painted=0.6, stills=0.5)
+        crops, _, latents = draw_crops(pool, 0, recipe, torch.Generator().manual_seed(seed), whole)
+        for crop, latent in zip((crops + 1) * 127.5, latents, strict=True):
+            if latent is not None:
+                seen += 1
+                shown = crop[::4, ::16, ::16, 0]
+                torch.testing.assert_close(shown.round(), latent[..., 0])
+                assert torch.equal(crop[3::4, 15::16, 15::16], crop[::4, ::16, ::16])
+    assert 0.3 < seen / (12 * (1 if whole else 4)) < 0.9
+
+
+def test_the_decoder_learns_to_show_what_was_meant(tmp_path: Path) -> None:
+    """Painted latents that are all wrong by the same amount are shown better than before; the encoder's as well."""
+    model = train_video(discs, tmp_path, replace(SHORT, steps=40, batch=4, save_seconds=1e9))
+    with torch.no_grad():
+        model.eval()
+
+        def painted(indices: Sequence[int]) -> list[Footage]:
+            films = discs(indices)
+            raw = [model.encoder(f.frames[None].float() / 127.5 - 1)[0] * 0.5 for f in films]
+            return [replace(f, painted=r.detach()) for f, r in zip(films, raw, strict=True)]
+
+        def fault(decoder: VideoCodec) -> float:
+            films = painted(range(100, 104))
+            made = torch.stack([decoder.decoder(f.painted[None])[0][0] for f in films if f.painted is not None])
+            return float((made - torch.stack([f.frames for f in films]).float() / 127.5 + 1).square().mean())
+
+        before = fault(model)
+    recipe = replace(SHORT, steps=60, batch=4, save_seconds=1e9, painted=0.5)
+    after = train_decoder(painted, tmp_path, recipe, model.config)
+    with torch.no_grad():
+        assert fault(after) < 0.7 * before

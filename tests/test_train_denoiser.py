@@ -23,7 +23,7 @@ from phonofilm.text.tokenizer import START
 from phonofilm.train.denoiser import KIND, PREDECAY, STATE, DenoiserTraining, Generator, train_denoiser
 from phonofilm.train.optim import Average, split_parameters
 from phonofilm.train.schedule import Clock, Plan, bucket
-from phonofilm.train.tasks import Batch, Tasks, ask, error, mean_error
+from phonofilm.train.tasks import Batch, Tasks, ask, change_error, error, mean_error
 
 CPU = torch.device("cpu")
 SMALL = DenoiserConfig(
@@ -182,7 +182,7 @@ def test_sounds_alone_have_their_storyboards_beside_them() -> None:
 
 
 def test_the_detailer_alone_paints_beneath_a_storyboard() -> None:
-    q = ask(with_boards(0, T=2), Tasks(alone=1, first=0, last=0, hidden=0, continuation=0), generator(), CPU)
+    q = ask(with_boards(0, T=2), Tasks(alone=1, first=0, last=0, hidden=0, continuation=0, blind=0), generator(), CPU)
     g = q.geometry
     assert q.alone and g == Geometry(2, 2, 2, boards=2) and (q.t_BN[:, g.board] == 0).all()
     assert (q.learn_BN[:, g.video] == 1).all() and (q.learn_BN[:, g.board] == 0).all()
@@ -191,6 +191,31 @@ def test_the_detailer_alone_paints_beneath_a_storyboard() -> None:
     taught = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None}
     assert taught == {"detailer", "drawn_detail"}
     assert not ask(make_batch(0), Tasks(alone=1), generator(), CPU).alone  # no storyboard to see
+
+
+def test_the_detailer_paints_now_and_then_without_its_storyboard() -> None:
+    q = ask(with_boards(0, B=400, T=2), Tasks(alone=1, blind=0.3), generator(), CPU)
+    level = q.t_BN[:, q.geometry.board]
+    assert ((level == 0) | (level == 1)).all() and (level == 1).all(1).float().mean() == pytest.approx(0.3, abs=0.06)
+    blind = level[:, 0] == 1
+    assert not torch.equal(q.x_BND[blind][:, q.geometry.board], q.x0_BND[blind][:, q.geometry.board])
+    assert not q.learn_BN[:, q.geometry.board].any()
+
+
+def test_what_changes_little_counts_as_much_as_what_changes_much() -> None:
+    q = ask(with_boards(0, T=4), Tasks(alone=1, first=0, last=0, hidden=0, continuation=0), generator(), CPU)
+    g, weight = q.geometry, torch.ones_like(q.t_BN)
+    assert change_error(q.x0_BND + 1, q, weight) == 0  # nothing is asked for
+    weight[:, 0 : g.video.stop : g.n_picture] = 4  # one place
+    assert change_error(q.x0_BND + 1, q, weight) < 1e-9  # an error that stays is none of change
+    still, shape = q.x0_BND.clone(), (len(weight), 4, -1)
+    mean = still[:, g.video].reshape(shape).mean(1, keepdim=True)
+    still[:, g.video] = mean.expand(-1, 4, -1).reshape_as(still[:, g.video])
+    big, little = change_error(still, q, weight), change_error(still * 0.1, replace(q, x0_BND=0.1 * q.x0_BND), weight)
+    assert big == pytest.approx(1, abs=0.1) and little == pytest.approx(0.01 / 0.06, rel=0.2)
+    given = replace(q, learn_BN=q.learn_BN.index_fill(1, torch.tensor([0]), 0))
+    assert change_error(still, given, weight) == 0  # a place of which a part is given
+    assert change_error(still[:, : g.n], replace(q, geometry=replace(g, latents=1, boards=1)), weight) == 0
 
 
 def test_the_detailer_sees_stills_and_what_is_around_a_rectangle() -> None:
@@ -374,6 +399,9 @@ def test_a_second_stage_begins_with_the_weights_of_the_first_and_leaves_alone_wh
         raise AssertionError("a stage that is done asks for no data")
 
     assert train(tmp_path, later, never).keys() == second.keys()
+    third = train(tmp_path, settings(2, stage="last", after="later", learns=("denoiser.blocks.1.",)))
+    moved = {name for name in first if not torch.equal(second[name], third[name])}
+    assert moved and all(name.startswith("denoiser.blocks.1.") for name in moved)
     with pytest.raises(InputError, match="missing"):
         train(tmp_path / "elsewhere", later)
 

@@ -81,6 +81,8 @@ SPLAT: Final = 6 * FRAMES_PER_LATENT + 24 + 1 + 9 + 4 + 7 + 4 * len(WAVES)
 """Place and pose in each frame, who; wall; camera, floor, light; where on the picture; sky, looks; where in the set."""
 FINE: Final = 4  # places a side of a latent where the outlines are looked at
 OUTLINE: Final = 3 * FRAMES_PER_LATENT * FINE**2
+POSES: Final = 3 * FRAMES_PER_LATENT
+AROUND: Final = 0.03  # nearness of what is nobody's place, in `poses`
 
 assert BOARD_CHANNELS == SLOTS * sum(OF_ACTOR.values()) + sum(OF_SCENE.values())
 
@@ -196,9 +198,7 @@ def splat(board_BTD: Tensor, height: int, width: int) -> Tensor:
     """
     board = from_tokens(board_BTD.float())
     device = board.device
-    rows = (torch.arange(height * PATCH, device=device) + 0.5) / PATCH - height / 2
-    columns = (torch.arange(width * PATCH, device=device) + 0.5) / PATCH - width / 2
-    y, x = rows[:, None, None], columns[None, :, None]  # (H, 1, 1), (1, W, 1)
+    y, x = _middles(height, device)[:, None, None], _middles(width, device)[None, :, None]  # (H, 1, 1), (1, W, 1)
     drawn: Tensor | None = None
     for slot in range(SLOTS):
 
@@ -252,3 +252,31 @@ def outline(board_BTD: Tensor, height: int, width: int) -> Tensor:
     assert total is not None
     x = total.view(B, T, sides[0], FINE, sides[1], FINE, -1).transpose(3, 4)
     return x.reshape(B, T, *sides, OUTLINE)
+
+
+def poses(board_BTD: Tensor, height: int, width: int) -> Tensor:
+    """How whoever is nearest holds himself, plain: (B, T, H, W, POSES).
+
+    In each frame his pose, turn and roundness, the actors' shared out by nearness, and 0 where nobody is near (beyond
+    about 2.5 radii). `splat` shows them times the nearness: to draw a mouth, its place and its shape would first have
+    to be told apart.
+    """
+    board = from_tokens(board_BTD.float())
+    y, x = _middles(height, board.device)[:, None, None], _middles(width, board.device)[None, :, None]
+    total, sums = torch.full((), AROUND, device=board.device), [torch.zeros((), device=board.device)] * 3
+    for slot in range(SLOTS):
+
+        def of(name: str, slot: int = slot) -> Tensor:  # (B, T, 1, 1, channels)
+            return board[:, :, None, None, channels(name, slot)]
+
+        radius = of("radius").clamp(min=0.1)
+        away = ((x - of("x")) / radius).square() + ((y - of("y")) / radius).square()
+        near = of("seen").clamp(0, 1) * torch.exp(-0.5 * away)
+        total = total + near
+        sums = [s + near * of(name) for s, name in zip(sums, ("pose", "turn", "round"), strict=True)]
+    return torch.cat([s / total for s in sums], dim=-1)
+
+
+def _middles(side: int, device: torch.device) -> Tensor:
+    """Middles of the latents along a side of so many tokens, in tokens from the picture's middle."""
+    return (torch.arange(side * PATCH, device=device) + 0.5) / PATCH - side / 2

@@ -34,13 +34,14 @@ class ClassifierFree:
 
 @dataclass(frozen=True)
 class TrackGuidance:
-    """x0 = alone + scale (x0 - alone) on one track, where `alone` has neither the prompt nor the tracks before it.
+    """x0 = alone + scale (x0 - alone) on one track, where `alone` sees neither the prompt nor the other tracks.
 
-    Classifier-free guidance where it is needed, at the cost of that track: a strip is mostly picture.
+    Classifier-free guidance (2207.12598) where it is needed, at the cost of that track: a strip is mostly picture. What
+    guides is all that the rest of the strip tells, above all the storyboard.
     """
 
     conditional: Denoise  # with the prompt; takes strips
-    alone: Denoise  # takes the tokens of the strip from the track's first on, without the prompt
+    alone: Denoise  # takes strips, answers with the tokens of the track: (B, S, D)
     track: slice  # tokens that are guided
     scale: float = 3.0
     interval: tuple[float, float] = (0.1, 0.95)  # guided where the strip's highest noise level lies within
@@ -50,8 +51,7 @@ class TrackGuidance:
         low, high = self.interval
         if self.scale == 1 or not low <= float(t_BN.max()) <= high or not bool(t_BN[:, self.track].any()):
             return x0_BND
-        first, end = self.track.start, self.track.stop
-        alone_BSD = self.alone(x_BND[:, first:], t_BN[:, first:])[:, : end - first]
+        alone_BSD = self.alone(x_BND, t_BN)
         x0_BND = x0_BND.clone()
         x0_BND[:, self.track] = alone_BSD + self.scale * (x0_BND[:, self.track] - alone_BSD)
         return x0_BND

@@ -50,7 +50,8 @@ class Defaults:
     board_shift: float = 3.0  # of its time grid: it needs more steps where little noise is left
     sampler: str = "euler"
     guidance: float = 2.0  # of strips without a storyboard
-    sound_guidance: float = 3.0  # of the sound beneath a storyboard; words need it
+    sound_guidance: float = 3.0  # of the sound beneath a storyboard, by it and the prompt, where there is much noise
+    picture_guidance: float = 1.4  # of the picture, by its storyboard
     board_guidance: float = 1.5  # of the storyboard, whose numbers more would bend
     shift: float = SHIFT  # of the time grid
 
@@ -162,8 +163,18 @@ class Maker(ABC):
             return ClassifierFree(denoiser.bind(told, g), denoiser.bind(torch.cat([told, untold]), g), scale)
 
         def guided(g: Geometry) -> Denoise:
-            alone = denoiser.bind(without, replace(g, latents=0))
-            return TrackGuidance(denoiser.bind(with_text, g), alone, g.audio, d.sound_guidance)
+            sound = denoiser.bind(without, Geometry(0, g.height, g.width, g.columns))
+
+            def heard(x_BND: Tensor, t_BN: Tensor) -> Tensor:
+                return sound(x_BND[:, g.audio], t_BN[:, g.audio])
+
+            def unled(x_BND: Tensor, t_BN: Tensor) -> Tensor:  # the picture without its storyboard
+                t_BN = t_BN.clone()
+                t_BN[:, g.board] = 1
+                return denoiser.paint(x_BND, t_BN, g)
+
+            told = TrackGuidance(denoiser.bind(with_text, g), heard, g.audio, d.sound_guidance, (0.5, 0.95))
+            return TrackGuidance(told, unled, g.video, d.picture_guidance, (0.0, 1.0))
 
         chosen = SAMPLERS[sampler or d.sampler]()
         grid = shifted_times(steps or d.steps, d.shift)

@@ -72,6 +72,7 @@ class NativeEngine(Maker):
                     "stills": False,
                     "reader": 0,
                     "lips": False,
+                    "poses": False,
                     **stored.config["denoiser"],
                 }
             )

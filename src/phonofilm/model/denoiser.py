@@ -38,7 +38,7 @@ from phonofilm.latents import (
 from phonofilm.model.detailer import Detailer
 from phonofilm.model.layers import Linear, norm
 from phonofilm.model.reader import Reader
-from phonofilm.storyboard import OUTLINE, SPLAT, UNREADABLE, outline, splat
+from phonofilm.storyboard import OUTLINE, POSES, SPLAT, UNREADABLE, outline, poses, splat
 
 SHARPEST = 32.0  # largest attention logit
 
@@ -70,6 +70,7 @@ class DenoiserConfig:
     stills: bool = True  # whether the picture's detailer sees the appended images
     reader: int = 96  # channels of what reads storyboards back; 0 for none
     lips: bool = True  # whether the storyboard's detailer hears the sound
+    poses: bool = True  # whether the picture's detailer sees poses plain
 
     def __post_init__(self) -> None:
         if self.width % self.head or self.head % 8:
@@ -195,7 +196,7 @@ class Denoiser(nn.Module):
             if config.lips:
                 self.heard = Linear(3 * COLUMNS_PER_LATENT * AUDIO_CHANNELS, config.board_detail, std=0)
             if config.detail_blocks:
-                self.drawn_detail = Linear(SPLAT + OUTLINE, config.detail, std=0.25)
+                self.drawn_detail = Linear(SPLAT + OUTLINE + POSES * config.poses, config.detail, std=0.25)
         self._run_block: Callable[..., Tensor] = _run_block
 
     def forward(self, x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, geometry: Geometry) -> Tensor:
@@ -272,6 +273,9 @@ class Denoiser(nn.Module):
             video_BND = self._unfold(self.video_out(h_BSW[:, video]), folds, g).float()
         elif folds:
             known_BND = self._unfold(self.known(h_BSW[:, video]), folds, g)
+            if g.boards:  # beneath a storyboard that it can read the detailer paints by itself
+                unread_B = (t_BN[:, g.board].mean(1) / UNREADABLE).clamp(max=1)
+                known_BND = known_BND * unread_B[:, None, None].to(known_BND)
             video_BND = self._detail(exact_BND, t_BN, known_BND, drawn_BTHWK, g)
         else:
             video_BND = x_BND[:, g.video].float()
@@ -288,7 +292,8 @@ class Denoiser(nn.Module):
         if not g.boards or not g.latents:
             return None
         legible_BT = (1 - t_BN[:, g.board] / UNREADABLE).clamp(min=0)
-        drawn = [draw(x_BND[:, g.board], g.height, g.width).to(self.compute) for draw in (splat, outline)]
+        draws = (splat, outline, poses) if self.config.poses else (splat, outline)
+        drawn = [draw(x_BND[:, g.board], g.height, g.width).to(self.compute) for draw in draws]
         return torch.cat(drawn, dim=-1) * legible_BT[..., None, None, None].to(self.compute)
 
     def _cue(self, x_BTD: Tensor, t_BT: Tensor, cued: Linear) -> Tensor:

@@ -23,6 +23,7 @@ from phonofilm.codec.audio import AudioCodec, AudioCodecConfig, audio_loss
 from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND
 from phonofilm.codec.video import VideoCodec, VideoCodecConfig, half_whitened, video_loss
 from phonofilm.files import replacing
+from phonofilm.playhouse.scene import Scene
 
 SIZES = ((128, 128), (96, 160), (160, 96))
 PAUSE = 2.0  # seconds: a longer step was a pause of the machine, and is not counted as more
@@ -34,10 +35,14 @@ class Footage:
 
     frames: Tensor  # (T, H, W, 3) uint8
     boxes: Tensor | None = None  # (T, K, 4) left, top, right, bottom of the actors in pixels; NaN if not to be seen
+    painted: Tensor | None = None  # (T/4, H/16, W/16, C) its raw latents as a denoiser makes them
 
 
 Films = Callable[[Sequence[int]], list[Footage]]
 """`films(indices)`: the clips of these numbers, each the same however often it is asked for; one size for each call."""
+
+Paint = Callable[[Sequence[Scene], Sequence[int], tuple[int, int]], Sequence[Tensor]]
+"""`paint(scenes, seeds, (width, height))`: of each film its `Footage.painted`."""
 
 Sounds = Callable[[Sequence[int]], Tensor]
 """`sounds(indices)`: (B, N) samples in [-1, 1] at 16 kHz, of clips that are numbered likewise."""
@@ -76,6 +81,7 @@ class VideoTraining(CodecTraining):
     actors: float = 0.6  # share of the crops that show an actor
     stills: float = 0.05  # share of the crops that stand still, as pictures do
     box_weight: float = 4.0  # of the error inside the box of an actor that fills a tenth of the picture, less 1
+    painted: float = 0.5  # share of the crops that are decoded from painted latents, where there are some
 
 
 @dataclass(frozen=True)
@@ -291,8 +297,9 @@ def actor_weights(footage: Footage, frames: slice, box_weight: float) -> Tensor:
 
 def draw_crops(
     pool: FilmPool, step: int, recipe: VideoTraining, generator: torch.Generator, whole: bool
-) -> tuple[Tensor, Tensor]:
-    """Crops (B, T, h, w, 3) in [-1, 1] and weights (B, T, 1, h, w) of a step; `whole`: full frames of one size."""
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Crops (B, T, h, w, 3) in [-1, 1] and weights (B, T, 1, h, w) of a step; `whole`: full frames of one size. And of
+    each crop the painted latents (T/4, h/16, w/16, C), if it is to be decoded from them."""
 
     def pick(bound: int) -> int:
         return int(torch.randint(max(1, bound), (1,), generator=generator))
@@ -300,6 +307,7 @@ def draw_crops(
     window = pool.window(step)
     crops: list[Tensor] = []
     weights: list[Tensor] = []
+    latents: list[Tensor | None] = []
     size: tuple[int, ...] | None = None
     while len(crops) < (max(1, recipe.batch // 4) if whole else recipe.batch):
         footage = pool.clips[window[pick(len(window))]]
@@ -307,7 +315,12 @@ def draw_crops(
         if whole and size not in (None, (h, w)):
             continue
         size = (h, w)
+        painted = None
+        if footage.painted is not None and torch.rand((), generator=generator) < recipe.painted:
+            painted = footage.painted
         start = pick(t - recipe.frames + 1)
+        if painted is not None:
+            start -= start % 4
         frames = slice(start, start + recipe.frames)
         weight = actor_weights(footage, frames, recipe.box_weight)
         rows, columns = slice(0, h), slice(0, w)
@@ -320,13 +333,17 @@ def draw_crops(
                     y = round((top + bottom) / 2) - recipe.crop // 4 - pick(recipe.crop // 2)
                     x = round((left + right) / 2) - recipe.crop // 4 - pick(recipe.crop // 2)
                     y, x = min(max(y, 0), h - recipe.crop), min(max(x, 0), w - recipe.crop)
+            if painted is not None:
+                y, x = y - y % 16, x - x % 16
             rows, columns = slice(y, y + recipe.crop), slice(x, x + recipe.crop)
-        still = bool(torch.rand((), generator=generator) < recipe.stills)
+        still = painted is None and bool(torch.rand((), generator=generator) < recipe.stills)
         crop, weight = footage.frames[frames, rows, columns], weight[:, rows, columns]
         crops.append(crop[:1].expand_as(crop) if still else crop)
         weights.append(weight[:1].expand_as(weight) if still else weight)
+        cells = (slice(s.start // n, s.stop // n) for s, n in ((frames, 4), (rows, 16), (columns, 16)))
+        latents.append(None if painted is None else painted[tuple(cells)].to(pool.device))
     frames_BTHWC = torch.stack(crops).to(pool.device).float() / 127.5 - 1
-    return frames_BTHWC, torch.stack(weights)[:, :, None].to(pool.device)
+    return frames_BTHWC, torch.stack(weights)[:, :, None].to(pool.device), latents
 
 
 def _noised(raw: Tensor, most: float, generator: torch.Generator) -> Tensor:
@@ -356,7 +373,7 @@ def train_video(
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
         for k in range(24):
             generator = torch.Generator().manual_seed(k)
-            true, _ = draw_crops(pool, run.step, replace(recipe, batch=16), generator, True)
+            true, _, _ = draw_crops(pool, run.step, replace(recipe, batch=16), generator, True)
             raws.append(model.encoder(true).float().flatten(0, -2))
     mean, basis = half_whitened(torch.cat(raws))
     model.mean.copy_(mean)
@@ -373,6 +390,8 @@ def train_decoder(
     device: str | torch.device = "cpu",
 ) -> VideoCodec:
     """Go on with the decoder of `out`/video-codec.safetensors alone, so that latents made by it stay valid.
+
+    films: where they hold painted latents, it learns to show those as the film that was meant, too.
 
     config: its decoder may have more blocks than the one that is there; those begin as identities. What is found in
     `out`/video-decoder.state is gone on with. Raises ValueError if the decoder there does not fit into the wanted one.
@@ -414,10 +433,11 @@ def _train_pictures(run: _Run[VideoCodec], pool: FilmPool, progress: Callable[[f
 
     def loss(run: _Run[VideoCodec]) -> tuple[Tensor, Mapping[str, Tensor]]:
         generator = run.generator()
-        true, weight = draw_crops(pool, run.step, recipe, generator, run.progress >= recipe.whole)
+        true, weight, painted = draw_crops(pool, run.step, recipe, generator, run.progress >= recipe.whole)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             raw = model.encoder(true).float()
-            made, _ = model.decoder(_noised(raw, recipe.noise, generator))
+            shown = list(_noised(raw, recipe.noise, generator))
+            made, _ = model.decoder(torch.stack([s if p is None else p for s, p in zip(shown, painted, strict=True)]))
         value, parts = video_loss(made.permute(0, 1, 4, 2, 3), true.permute(0, 1, 4, 2, 3), weight)
         psnr = -10 * torch.log10((made.detach().float() - true).square().mean() / 4)
         if progress is not None:
@@ -448,18 +468,24 @@ def video_sheet(model: VideoCodec, pool: FilmPool, recipe: VideoTraining) -> np.
     return sheet.round().to(torch.uint8).cpu().numpy()
 
 
-def playhouse_films(seed: int = 0, seconds: float = 2.0, device: str | torch.device = "cpu") -> Films:
+def playhouse_films(
+    seed: int = 0, seconds: float = 2.0, device: str | torch.device = "cpu", paint: Paint | None = None
+) -> Films:
     """Clips of the playhouse's training split; groups of 8 neighbours take turns in the three formats, the square
-    one twice."""
+    one twice. paint: makes their painted latents."""
+    from phonofilm.playhouse.casting import draw_scene
     from phonofilm.playhouse.playhouse import take
 
     def films(indices: Sequence[int]) -> list[Footage]:
         size = (SIZES[0], *SIZES)[indices[0] // 8 % 4]
-        shot = take([seed + i for i in indices], "train", seconds, size, device)
+        seeds = [seed + i for i in indices]
+        shot = take(seeds, "train", seconds, size, device)
+        scenes = [draw_scene(s, "train", seconds=seconds) for s in seeds]
+        painted = [None] * len(seeds) if paint is None else paint(scenes, seeds, size)
         footage = []
         for k, sights in enumerate(shot.sights):
             boxes = torch.from_numpy(np.stack([sight.box for sight in sights], 1)) if sights else None
-            footage.append(Footage(shot.frames[k], boxes))
+            footage.append(Footage(shot.frames[k], boxes, painted[k]))
         return footage
 
     return films

@@ -27,7 +27,7 @@ from phonofilm.text.encoder import TextEncoder, TextEncoderConfig, drop_text, tr
 from phonofilm.train.alignment import Alignment, reading_error, token_weights
 from phonofilm.train.optim import Average, Optimizers
 from phonofilm.train.schedule import Clock, Plan, bucket
-from phonofilm.train.tasks import Batch, Question, Tasks, ask, error, mean_error
+from phonofilm.train.tasks import Batch, Question, Tasks, ask, change_error, error, mean_error
 from phonofilm.train.throughput import can_compile, matrix_rate
 
 Batches = Callable[[int], Iterator[Batch]]
@@ -62,6 +62,7 @@ class DenoiserTraining:
     board_weight: float = 1.0  # of the storyboard's
     truth_weight: float = 0.1  # of the cross-entropy by which half depth is aligned with truth, where there is truth
     actor_weight: float = 3.0  # of errors in tokens that show an actor, less 1
+    change_weight: float = 0.0  # of errors in how the picture of an actor changes, see `tasks.change_error`
     muon_rate: float = 0.015  # peak learning rate of the blocks' matrices
     muon_decay: float = 0.01  # their weight decay
     adamw_rate: float = 1e-3  # peak learning rate of all else
@@ -76,6 +77,7 @@ class DenoiserTraining:
     stage: str = KIND  # the name of its files
     after: str | None = None  # the stage whose weights it begins with
     frozen: tuple[str, ...] = ()  # beginnings of the names of weights that do not learn
+    learns: tuple[str, ...] = ("",)  # and of those that do
 
 
 class Generator(nn.Module):
@@ -165,7 +167,7 @@ class _Run:
             self.model.text.warm_start(text_start)
         self.alignment = Alignment(config.denoiser.width, config.denoiser.fold)
         for name, weight in self.model.named_parameters():
-            weight.requires_grad_(not name.startswith(config.frozen))
+            weight.requires_grad_(name.startswith(config.learns) and not name.startswith(config.frozen))
         self.model.to(device).train()
         self.alignment.to(device)
         self.optimizers = Optimizers(
@@ -326,11 +328,14 @@ class _Run:
             audio = mean_error(error_BN, question, g.audio)
             board = mean_error(error_BN, question, g.board)
             loss = video + config.audio_weight * audio + config.board_weight * board + config.truth_weight * aligned
+            if config.change_weight and weight_BN is not None:
+                known["change"] = change_error(answer_BND, question, weight_BN)
+                loss = loss + config.change_weight * known["change"]
             (loss / config.accumulate).backward()
             if not math.isfinite(float(loss.detach())):
                 raise PhonofilmError(f"the loss is {float(loss.detach())} at step {self.step}: lower the learning rate")
             points = _points(question, error_BN.detach(), loss, {"video": video, "audio": audio, "board": board})
-            points |= {f"truth/{name}": float(share) for name, share in known.items()}
+            points |= {f"truth/{name}": float(share.detach()) for name, share in known.items()}
             for name, value in points.items():
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + 1

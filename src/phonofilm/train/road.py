@@ -34,6 +34,7 @@ from phonofilm.train.codec import (
 )
 from phonofilm.train.denoiser import DenoiserTraining, Generator, Sheet, train_denoiser
 from phonofilm.train.footage import Footage, film_folder, film_playhouse
+from phonofilm.train.painted import painter
 from phonofilm.train.schedule import Plan
 from phonofilm.train.tasks import Tasks
 from phonofilm.train.text import TextTraining, train_text
@@ -74,8 +75,9 @@ class Preset:
     score: str = "not measured"
 
 
-def _stages(first: Plan, second: Plan, **options: Any) -> tuple[Stage, ...]:
-    """The whole denoiser, most batches for what paints; then storyboards and sounds, while that stays as it is."""
+def _stages(first: Plan, second: Plan, third: Plan, **options: Any) -> tuple[Stage, ...]:
+    """The whole denoiser, most batches for what paints; then storyboards and sounds, while that stays as it is; then
+    what paints, alone, and above all what moves."""
     return (
         Stage(DenoiserTraining(first, accumulate=1, **options)),
         Stage(
@@ -84,6 +86,13 @@ def _stages(first: Plan, second: Plan, **options: Any) -> tuple[Stage, ...]:
                 tasks=Tasks(alone=0, video=0.4, heard=0.5), accumulate=1, **options,
             ),
             boards=0.65, sounds=0.6, sketches=4, speakers=0.35,
+        ),
+        Stage(
+            DenoiserTraining(
+                third, stage="picture", after="storyboards", learns=PAINTER, tasks=Tasks(alone=1), accumulate=1,
+                change_weight=0.3, muon_rate=0.01, adamw_rate=7e-4, **options,
+            ),
+            boards=0.0, sounds=0.0,
         ),
     )  # fmt: skip
 
@@ -94,7 +103,7 @@ def playhouse_cpu() -> Preset:
         video=VideoTraining(seconds=3600, lr=2e-3, fresh=0.25, actors=0.75, box_weight=6.0, whole=0.85),
         audio=AudioTraining(seconds=1080),
         text=TextTraining(), text_seconds=900,
-        denoiser=_stages(Plan(hours=4.9, decay=0.25), Plan(hours=1.5, decay=0.5)),
+        denoiser=_stages(Plan(hours=3.7, decay=0.25), Plan(hours=1.5, decay=0.5), Plan(hours=1.2, decay=1.0)),
         batch=8, clips=16_000, text_clips=4_000,
     )  # fmt: skip
 
@@ -103,7 +112,9 @@ def playhouse_gpu() -> Preset:
     """What one 80 GB GPU does in 25 minutes; the clips are made on it."""
     return Preset(
         video=VideoTraining(seconds=240, batch=64, fresh=8.0, pool=768), audio=AudioTraining(seconds=90, batch=128),
-        text=TextTraining(), text_seconds=90, denoiser=_stages(Plan(hours=0.17), Plan(hours=0.05, decay=0.75)),
+        text=TextTraining(), text_seconds=90, denoiser=_stages(
+            Plan(hours=0.13), Plan(hours=0.05, decay=0.75), Plan(hours=0.04, decay=1.0)
+        ),
         batch=256, clips=40_000, text_clips=40_000,
     )  # fmt: skip
 
@@ -114,7 +125,10 @@ def smoke() -> Preset:
         video=VideoTraining(seconds=None, steps=6, batch=4, pool=8),
         audio=AudioTraining(seconds=None, steps=6, batch=4),
         text=TextTraining(tokenizer_captions=2000, steps=4), text_seconds=60,
-        denoiser=_stages(Plan(steps=4, warmup=2), Plan(steps=2, warmup=1), denoiser=TINY_DENOISER, compile=False),
+        denoiser=_stages(
+            Plan(steps=4, warmup=2), Plan(steps=2, warmup=1), Plan(steps=2, warmup=1), denoiser=TINY_DENOISER,
+            compile=False,
+        ),
         batch=4, clips=16, text_clips=16,
         models={
             "video": VideoCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
@@ -162,8 +176,10 @@ def train(
                 f"{out / file} is missing: run `phonofilm train codec --preset {preset} --out {out}` first"
             )
     if what == "decoder":
-        films = p.video if hours is None else replace(p.video, seconds=3600 * hours, steps=None)
-        train_decoder(playhouse_films(device=device), out, films, p.models.get("video"), device)
+        recipe = p.video if hours is None else replace(p.video, seconds=3600 * hours, steps=None)
+        weights = out / "denoiser.safetensors"
+        paint = painter(Codec.load(out, device), weights) if weights.exists() else None
+        train_decoder(playhouse_films(device=device, paint=paint), out, recipe, p.models.get("video"), device)
         return
     codec = Codec.load(out, device)
     if what == "text":

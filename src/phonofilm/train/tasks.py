@@ -39,6 +39,7 @@ class Tasks:
     audio: float = 0.1  # the sound is given, the picture is to be made
     heard: float = 0.3  # the sound is given, where there is none but it and a storyboard to be made
     hidden: float = 0.1  # a part of the picture is given, a rectangle is to be made; for the detailer alone
+    blind: float = 0.1  # the detailer alone paints without its storyboard, which guides where it is seen
     # the storyboard, for each sample
     legible: float = 0.5  # share that see it clean, of those to whom nothing else is given
     unread: float = 0.15  # share that see noise in its place, as where a clip has none; else its level is drawn
@@ -63,6 +64,7 @@ class Tasks:
             "audio",
             "heard",
             "hidden",
+            "blind",
             "legible",
             "unread",
             "ahead",
@@ -153,10 +155,14 @@ def _ask_alone(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.
         elif kind < tasks.hidden + tasks.continuation and g.latents > tasks.shortest:
             strip.mask_BN[b, g.video_span(0, int(torch.randint(1, g.latents // 2 + 1, (), generator=draw)))] = 0
     times = draw_times((len(x0_BND), 1), draw, mean=tasks.mean, deviation=tasks.deviation, uniform=tasks.uniform)
-    t_BN = (strip.mask_BN.cpu() * times).to(device)
+    t_BN = strip.mask_BN.cpu() * times
+    t_BN[:, g.board][torch.rand(len(x0_BND), generator=draw) < tasks.blind] = 1
+    t_BN = t_BN.to(device)
+    learn_BN = (t_BN > 0).float()
+    learn_BN[:, g.board] = 0
     noise_BND = torch.randn(x0_BND.shape, generator=_twin(draw, device), device=device)
     untold_B = torch.ones(len(x0_BND), dtype=torch.bool)
-    return Question(add_noise(x0_BND, noise_BND, t_BN), t_BN, x0_BND, (t_BN > 0).float(), untold_B, g, alone=True)
+    return Question(add_noise(x0_BND, noise_BND, t_BN), t_BN, x0_BND, learn_BN, untold_B, g, alone=True)
 
 
 def _rectangle(g: Geometry, draw: torch.Generator) -> Tensor:
@@ -220,6 +226,27 @@ def mean_error(error_BN: Tensor, question: Question, tokens: slice, weight_BN: T
     if weight_BN is not None:
         error_BN, learn_BN = error_BN * weight_BN, learn_BN * weight_BN
     return error_BN[:, tokens].sum() / learn_BN[:, tokens].sum().clamp(min=1)
+
+
+def change_error(answer_BND: Tensor, question: Question, weight_BN: Tensor, small: float = 0.05) -> Tensor:
+    """Error of how the picture changes, over how much it does; the mean over what weighs more than 1, or 0.
+
+    Of each place its mean over time is taken away from the answer and from the truth. A mouth changes a twentieth of
+    what a ball does that flies past, and would be learnt last. small: change (squared) below which errors count less.
+    """
+    g = question.geometry
+    if g.latents < 2:
+        return answer_BND.new_zeros(())
+
+    def change(x_BND: Tensor) -> Tensor:
+        x_BTPD = x_BND[:, g.video].float().reshape(len(x_BND), g.latents, g.n_picture, -1)
+        return x_BTPD - x_BTPD.mean(1, keepdim=True)
+
+    true_BTPD = change(question.x0_BND)
+    free_BTP, weight_BTP = (x[:, g.video].view(true_BTPD.shape[:3]) for x in (question.learn_BN, weight_BN))
+    counts_BTP = (weight_BTP > 1) * free_BTP.amin(1, keepdim=True)
+    error_BTP = (change(answer_BND) - true_BTPD).square().mean(-1) / (true_BTPD.square().mean(-1) + small)
+    return (error_BTP * counts_BTP).sum() / counts_BTP.sum().clamp(min=1)
 
 
 def _lay_out(batch: Batch, tasks: Tasks, draw: torch.Generator) -> tuple[Latents, Tensor]:

@@ -1,0 +1,69 @@
+"""Films as the denoiser paints them: what the picture's decoder learns to show as the films that were meant.
+
+A decoder that only ever saw latents of the encoder shows every fault of painted ones. It is a larger network than the
+one that paints, and sees further.
+
+Shapes: B films, T, H, W latents in time, rows, columns; C channels of a latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from phonofilm import checkpoint
+from phonofilm.codec.codec import Codec
+from phonofilm.diffusion.euler import Euler
+from phonofilm.diffusion.guidance import TrackGuidance
+from phonofilm.diffusion.noise import strip_noise
+from phonofilm.diffusion.schedule import shifted_times
+from phonofilm.errors import CheckpointError
+from phonofilm.latents import Geometry, Latents, tokens_from_pixels, unpack, with_board
+from phonofilm.model.denoiser import Denoiser, DenoiserConfig
+from phonofilm.playhouse.scene import Scene
+from phonofilm.playhouse.stage import perform
+from phonofilm.playhouse.storyboard import storyboard
+from phonofilm.storyboard import to_tokens
+from phonofilm.train.codec import Paint
+
+
+def painter(codec: Codec, weights: str | Path, *, steps: int = 12, guidance: float = 1.4) -> Paint:
+    """Paints scenes beneath their true storyboards, by the denoiser in `weights`, as the engine does.
+
+    Raises CheckpointError for weights that are damaged, or know no storyboard.
+    """
+    stored = checkpoint.load(weights, kind="denoiser")
+    config = DenoiserConfig(**stored.config["denoiser"])
+    if not config.storyboard or not config.detail_blocks:
+        raise CheckpointError(f"{weights}: knows no storyboard, so that nothing can be painted beneath one")
+    denoiser = Denoiser(config)
+    own = {name.removeprefix("denoiser."): w for name, w in stored.tensors.items() if name.startswith("denoiser.")}
+    denoiser.load_state_dict(own)
+    denoiser.to(codec.device, denoiser.compute).eval()
+    mean, basis = codec.video.mean.float(), codec.video.basis.float()
+
+    @torch.no_grad()
+    def paint(scenes: Sequence[Scene], seeds: Sequence[int], size: tuple[int, int]) -> list[Tensor]:
+        """Raw latents of each film, (T, H, W, C) float32."""
+        boards = torch.stack([to_tokens(storyboard(perform(scene, size), size)) for scene in scenes]).to(codec.device)
+        bare = Geometry(boards.shape[1], tokens_from_pixels(size[1]), tokens_from_pixels(size[0]))
+        noise = strip_noise(seeds, bare, codec.device)
+        strip = with_board(Latents(noise, bare, torch.ones_like(noise[..., 0])), boards, free=0)
+        g = strip.geometry
+
+        def led(x_BND: Tensor, t_BN: Tensor) -> Tensor:
+            return torch.cat([denoiser.paint(x_BND, t_BN, g), x_BND[:, g.video.stop :]], dim=1)
+
+        def unled(x_BND: Tensor, t_BN: Tensor) -> Tensor:
+            return denoiser.paint(x_BND, t_BN.index_fill(1, torch.arange(g.n)[g.board].to(t_BN.device), 1.0), g)
+
+        denoise = TrackGuidance(led, unled, g.video, guidance, (0.0, 1.0))
+        made = Euler()(denoise, strip.values_BND, strip.mask_BN, shifted_times(steps))
+        video_z = unpack(Latents(made, g, strip.mask_BN))[0]
+        assert video_z is not None
+        return list(video_z.permute(0, 2, 3, 4, 1).float() @ basis.T + mean)
+
+    return paint
