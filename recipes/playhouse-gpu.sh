@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# The whole road of the preset playhouse-gpu: codec, text, denoiser, evaluation. Run it again to go on where it stopped.
+# The whole road of the preset playhouse-gpu on one GPU of 80 GB: goes on from the shipped weights, all parts at once.
+# From nothing: the three steps of playhouse-cpu.sh with this preset instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-runs/playhouse}
-phonofilm train codec --preset playhouse-gpu --out "$out"
-phonofilm train text --preset playhouse-gpu --out "$out"
-phonofilm train denoiser --preset playhouse-gpu --out "$out"
+out=${1:-runs/playhouse-gpu}
+phonofilm train all --preset playhouse-gpu --out "$out"
 phonofilm evaluate --weights "$out" --prompts 500 --out "$out/evaluation"

@@ -23,11 +23,11 @@ from phonofilm.train.codec import (
     actor_weights,
     draw_crops,
     grow,
-    orthogonal,
     train_audio,
     train_decoder,
     train_video,
 )
+from phonofilm.train.optim import orthogonal
 
 VIDEO = VideoCodecConfig(encoder_widths=(16, 16, 24), decoder_widths=(16, 24, 24))
 AUDIO = AudioCodecConfig(encoder_widths=(16, 24, 32), decoder_widths=(24, 32, 32))

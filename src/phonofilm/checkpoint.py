@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
 WEIGHTS_FORMAT = "phonofilm.weights/1"
 STATE_FORMAT = "phonofilm.state/1"
+SCALE = ":scale"  # behind the name of a matrix that is stored as int8: what its rows are multiplied by
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights as they were stored, the configuration that goes with them, and the hash of their values."""
+    """Weights as they were stored (those in 8 bits as float32), their configuration, and the hash of what is stored."""
 
     tensors: dict[str, torch.Tensor]
     kind: str
@@ -56,12 +58,15 @@ def save(
     kind: str,
     config: Mapping[str, Any] | None = None,
     storage: Literal["bf16"] | None = None,
+    int8: str | None = None,
 ) -> str:
     """Write weights, and their metadata once more as `<path>.json` for people to read. Returns the hash.
 
     kind: what model this is ("video-codec", "denoiser", …); `load` can insist on it.
     config: plain JSON values that rebuild the model.
     storage: "bf16" stores floating-point tensors as bfloat16, half of the space. The hash is of what is stored.
+    int8: a regular expression; matrices whose whole name it matches are stored as 8-bit numbers and a scale for each
+    row (symmetric, the largest is 127), half of bfloat16's space at an error of about 0.7 % of a weight's deviation.
     Raises OutputError when the file cannot be written.
     """
     import torch
@@ -69,6 +74,11 @@ def save(
     stored = {}
     for name, tensor in tensors.items():
         kept = tensor.detach().cpu()
+        if int8 is not None and kept.ndim == 2 and re.fullmatch(int8, name):
+            scale = (kept.float().abs().amax(1) / 127).clamp(min=1e-12)
+            stored[name] = (kept.float() / scale[:, None]).round().to(torch.int8)
+            stored[name + SCALE] = scale
+            continue
         if storage == "bf16" and kept.is_floating_point():
             kept = kept.to(torch.bfloat16)
         stored[name] = kept
@@ -76,7 +86,7 @@ def save(
     text = json.dumps(described, allow_nan=False)
     path = Path(path)
     _write(path, stored, {"format": WEIGHTS_FORMAT, "json": text})
-    parameters = sum(t.numel() for t in stored.values())
+    parameters = sum(t.numel() for name, t in stored.items() if not name.endswith(SCALE))
     with replacing(path.with_suffix(".json")) as beside:
         beside.write_text(json.dumps({**described, "parameters": parameters}, indent=1) + "\n", encoding="utf-8")
     return str(described["hash"])
@@ -95,6 +105,9 @@ def load(path: str | Path, *, kind: str | None = None, device: str | torch.devic
     found = weights_hash(tensors)
     if found != metadata.get("hash"):
         raise CheckpointError(f"{path}: the weights were altered or damaged (hash {found[:12]}… does not match)")
+    for name in [name for name in tensors if name.endswith(SCALE)]:
+        whole = name.removesuffix(SCALE)
+        tensors[whole] = tensors[whole].float() * tensors.pop(name)[:, None]
     placed = {name: tensor.to(device) for name, tensor in tensors.items()}
     return Checkpoint(placed, str(metadata.get("kind")), metadata["config"], found)
 

@@ -493,8 +493,9 @@ def _verify(a: argparse.Namespace) -> int:
 def _add_train(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "what",
-        choices=("codec", "decoder", "text", "denoiser"),
-        help="the step; decoder: more of the picture's decoder alone, which leaves all else valid",
+        choices=("codec", "decoder", "text", "denoiser", "all"),
+        help="the step; decoder: more of the picture's decoder alone, which leaves all else valid; all: go on with "
+        "everything at once, on one large GPU",
     )
     p.add_argument("--preset", choices=("playhouse-cpu", "playhouse-gpu", "smoke"), default="playhouse-cpu")
     p.add_argument("--out", type=Path, default=Path("runs/playhouse"), metavar="DIR",
@@ -502,6 +503,9 @@ def _add_train(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", type=Path, metavar="DIR", help="a folder of captioned clips instead of the playhouse")
     p.add_argument("--hours", type=float, help="time to spend, instead of the preset's")
     p.add_argument("--clips", type=_positive, help="clips of the playhouse to make and keep, instead of the preset's")
+    p.add_argument(
+        "--start", type=Path, metavar="DIR", help="weights that `all` begins with (default: the shipped ones)"
+    )
     p.set_defaults(run=_train)
 
 
@@ -510,7 +514,7 @@ def _train(a: argparse.Namespace) -> int:
         raise InputError(f"hours must be above 0, got {a.hours:g}")
     from phonofilm.train.road import train
 
-    train(a.what, a.preset, a.out, folder=a.data, hours=a.hours, clips=a.clips)
+    train(a.what, a.preset, a.out, folder=a.data, hours=a.hours, clips=a.clips, start=a.start)
     return 0
 
 

@@ -28,6 +28,9 @@ def draw_board(
     sampler: Sampler,
     times: Tensor,
     callback: Callable[[Progress], None] | None = None,
+    *,
+    draft_BTD: Tensor | None = None,
+    free: float = 1.0,
 ) -> Tensor:
     """Denoise a storyboard (B, T, D); in each step nobody in it changes who he is (`storyboard.steady`).
 
@@ -36,6 +39,7 @@ def draw_board(
         x_BND, mask_BN, geometry: a strip without storyboard as a sampler starts with it, see `Sampler`.
         noise_BTD: what the storyboard starts with.
         sampler, times, callback: see `Sampler`.
+        draft_BTD, free: a storyboard that is gone over again from noise level `free` on, in (0, 1].
     """
     B, T = noise_BTD.shape[:2]
     unseen = bool((mask_BN[:, geometry.video] == 1).all())
@@ -51,7 +55,8 @@ def draw_board(
         answer_BND = bound(torch.cat([x_BND, x_BTD], dim=1), torch.cat([mask_BN, t_BT], dim=1))
         return steady(answer_BND[:, geometry.board])
 
-    return sampler(denoise, noise_BTD, noise_BTD.new_ones(B, T), times, callback)
+    begin_BTD = noise_BTD if draft_BTD is None else torch.lerp(draft_BTD, noise_BTD, free)
+    return sampler(denoise, begin_BTD, noise_BTD.new_full((B, T), free), times, callback)
 
 
 def lip_sync(

@@ -31,7 +31,7 @@ from phonofilm.errors import InputError
 from phonofilm.latents import Geometry, Latents
 from phonofilm.model.denoiser import Denoiser
 from phonofilm.request import Request
-from phonofilm.text.encoder import TextEncoder
+from phonofilm.text.encoder import TextEncoder, trim
 from phonofilm.text.tokenizer import Tokenizer
 
 CONTEXT = 4  # video latents (1 s) of the given clip that a continuation sees
@@ -45,8 +45,9 @@ class Defaults:
 
     steps: int = 12
     boards: int = 12  # steps of the storyboard, which cost little
+    again: float = 0.4  # noise level from which the kept draft is gone over once more, in as many steps; 0: it is not
     lips: int = 6  # steps of a first sound, and of the mouths that it asks for
-    drafts: int = 4  # storyboards that are drawn; the one in which most is as the prompt says is kept
+    drafts: int = 8  # storyboards that are drawn; the one that most likely is as the prompt says is kept
     board_shift: float = 3.0  # of its time grid: it needs more steps where little noise is left
     sampler: str = "euler"
     guidance: float = 2.0  # of strips without a storyboard
@@ -147,16 +148,38 @@ class Maker(ABC):
 
         callback, watch: called after each step of picture and sound, and of the storyboard before them.
         board_BTD: a storyboard (1 or B, T, 128) that is given; by default one is made.
+
+        Prompts are filled up to a multiple of 8 tokens; those of other lengths are sampled apart, so that a clip does
+        not depend on what else is in its batch.
         """
+        alike: dict[int, list[int]] = {}
+        for k, prompt in enumerate(prompts):
+            alike.setdefault(self._tokens(prompt, negative), []).append(k)
+        if len(alike) > 1:
+            options = {
+                "steps": steps, "guidance": guidance, "sampler": sampler, "negative": negative,
+                "match_guidance": match_guidance, "callback": callback, "watch": watch,
+            }  # fmt: skip
+            B, parts = len(seeds), []
+            for rows in alike.values():
+                own = replace(strip, values_BND=strip.values_BND.expand(B, -1, -1)[rows],
+                              mask_BN=strip.mask_BN.expand(B, -1)[rows])  # fmt: skip
+                board = None if board_BTD is None else board_BTD.expand(B, -1, -1)[rows]
+                texts, numbers = [prompts[k] for k in rows], [seeds[k] for k in rows]
+                parts.append(self.sample(texts, numbers, own, board_BTD=board, **options))
+            back = torch.tensor([k for rows in alike.values() for k in rows]).argsort()
+            values_BND, mask_BN = torch.cat([p.values_BND for p in parts]), torch.cat([p.mask_BN for p in parts])
+            return replace(parts[0], values_BND=values_BND[back], mask_BN=mask_BN[back])
         denoiser, text, _ = self._model
         d, g, B = self.defaults, strip.geometry, len(seeds)
         values, mask = strip.values_BND.expand(B, -1, -1), strip.mask_BN.expand(B, -1)
         boards = g.latents if denoiser.config.storyboard else 0
         drafts = d.drafts if boards and denoiser.config.reader else 1
         strip = Latents(torch.lerp(values, strip_noise(seeds, g, self.device), mask[..., None]), g, mask)
-        ids, said = self._ids(prompts)
+        length = max(alike)
+        ids, said = (x[:, :length] for x in self._ids(prompts))
         with_text = text(ids, said)
-        without = text(*self._ids([negative])).expand(B, -1, -1)
+        without = text(*(x[:, :length] for x in self._ids([negative]))).expand(B, -1, -1)
 
         def bind(g: Geometry, scale: float, copies: int = 1) -> Denoise:
             told, untold = (x.repeat_interleave(copies, 0) for x in (with_text, without))
@@ -188,6 +211,11 @@ class Maker(ABC):
                 watch,
             ).view(noise.shape)  # fmt: skip
             board_BTD = denoiser.reader.best(drawn_BTD, with_text, said) if drafts > 1 else drawn_BTD[:, 0]
+            if d.again:
+                board_BTD = draw_board(
+                    lambda g: bind(g, d.board_guidance), strip.values_BND, mask, g, noise[:, 0], chosen, times, watch,
+                    draft_BTD=board_BTD, free=d.again,
+                )  # fmt: skip
             if denoiser.config.lips:
                 board_BTD = lip_sync(
                     board_BTD, strip.values_BND, mask, g,
@@ -209,6 +237,10 @@ class Maker(ABC):
             denoise = MatchGuidance(denoise, self._judge(prompts, g, B), match_guidance)
         made = chosen(denoise, strip.values_BND, strip.mask_BN, grid, callback)
         return latents.without_board(replace(strip, values_BND=made))
+
+    def _tokens(self, prompt: str, negative: str) -> int:
+        """How many tokens a prompt and its negative one are filled up to."""
+        return trim(*self.tokenizer.encode([prompt, negative]))[0].shape[1]
 
     def _ids(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer.encode(list(prompts))

@@ -21,6 +21,7 @@ from phonofilm.storyboard import CLAIMS
 
 REACH = 2  # tokens of the storyboard before and after each that a block sees
 BLOCKS = 3
+MOST = 8.0  # doubts of one claim
 
 
 class ReadingBlock(nn.Module):
@@ -69,18 +70,21 @@ class Reader(nn.Module):
         h_BX = torch.cat([h_BTW.mean(1), h_BTW.amax(1)], dim=-1)
         return [head(h_BX) for head in self.shown]
 
-    def faults(self, board_BTD: Tensor, text_BLC: Tensor, mask_BL: Tensor) -> Tensor:
-        """(B,) int64: how many claims of the prompt the storyboard does not show."""
-        wrong_B = torch.zeros(len(board_BTD), dtype=torch.int64, device=board_BTD.device)
+    def doubts(self, board_BTD: Tensor, text_BLC: Tensor, mask_BL: Tensor) -> Tensor:
+        """(B,) float32: how unlikely it is that the storyboard shows what the prompt claims, summed over the claims.
+
+        The negative logarithm of the probability of each, `MOST` at most, so that one hopeless claim does not decide.
+        """
+        total_B = torch.zeros(len(board_BTD), device=board_BTD.device)
         for told, shown in zip(self.tell(text_BLC, mask_BL), self.show(board_BTD), strict=True):
             claim_B = told.argmax(-1)
-            wrong_B += (claim_B > 0) & (shown.argmax(-1) != claim_B)
-        return wrong_B
+            doubt_B = F.cross_entropy(shown, claim_B, reduction="none").clamp(max=MOST)
+            total_B += torch.where(claim_B > 0, doubt_B, 0.0)
+        return total_B
 
     def best(self, drafts_BKTD: Tensor, text_BLC: Tensor, mask_BL: Tensor) -> Tensor:
-        """Of K drafts for each prompt the first one with the fewest faults, (B, T, 128)."""
+        """Of K drafts for each prompt the one with the least doubts, (B, T, 128)."""
         B, K = drafts_BKTD.shape[:2]
         text_BLC, mask_BL = text_BLC.repeat_interleave(K, 0), mask_BL.repeat_interleave(K, 0)
-        faults_BK = self.faults(drafts_BKTD.flatten(0, 1), text_BLC, mask_BL).view(B, K)
-        order_K = torch.arange(K, device=faults_BK.device)
-        return drafts_BKTD[torch.arange(B, device=faults_BK.device), (K * faults_BK + order_K).argmin(1)]
+        doubts_BK = self.doubts(drafts_BKTD.flatten(0, 1), text_BLC, mask_BL).view(B, K)
+        return drafts_BKTD[torch.arange(B, device=doubts_BK.device), doubts_BK.argmin(1)]

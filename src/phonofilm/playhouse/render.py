@@ -217,39 +217,42 @@ def render(performances: Sequence[Performance], size: tuple[int, int] = (128, 12
     for (slot, kind, _), rows in groups.items():
         if kind in SHADED:
             film.shadows(rows, slot)
-    areas: dict[tuple[int, int], Tensor] = {}
+    areas: dict[tuple[int, int], NDArray[np.float32]] = {}
     for (slot, _, _), rows in groups.items():
         area, _ = film.actor(rows, slot)
-        for k, i in enumerate(rows):
-            areas[i, slot] = area[k]
+        areas |= {(i, slot): mine for i, mine in zip(rows, area.cpu().numpy(), strict=True)}
     walls = [i for i, p in enumerate(performances) if any(a.act == "behind" for a in p.scene.actors)]
     if walls:
         film.wall(walls)
     frames = (film.frames.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
-    sights = (
-        [[_sight(film, i, s, areas[i, s]) for s in range(len(p.scene.actors))] for i, p in enumerate(performances)]
-        if truth
-        else []
-    )
-    return frames, sights
+    return frames, _sights(film, areas) if truth else []
 
 
-def _sight(film: _Film, scene: int, slot: int, area: Tensor) -> Sight:
-    track = film.performances[scene].tracks[slot]
+def _sights(film: _Film, areas: dict[tuple[int, int], NDArray[np.float32]]) -> list[list[Sight]]:
+    """Of each scene and actor; what is to be seen is counted for all scenes at once, where they were filmed."""
+    sights: list[list[Sight]] = [[] for _ in film.performances]
+    pan, zoom = film.pan.cpu().numpy(), film.zoom.cpu().numpy()
     width, height = film.size
-    pan, zoom = film.pan[scene].cpu().numpy(), film.zoom[scene].cpu().numpy()
-    col = width / 2 + (track.x - pan) * zoom * film.scale
-    row = height / 2 - track.y * zoom * film.scale
-    mine = np.asarray((film.ids[scene] == slot).cpu())  # (T, H, W)
-    cols, rows = np.asarray(mine.any(1)), np.asarray(mine.any(2))
-    seen = mine.sum((1, 2)).astype(np.float32)
-    edges = np.stack(
-        [cols.argmax(1), rows.argmax(1), width - cols[:, ::-1].argmax(1), height - rows[:, ::-1].argmax(1)], 1
-    ).astype(np.float32)
-    edges[seen == 0] = np.nan
-    whole = area.cpu().numpy()
-    radius = track.radius * zoom * film.scale
-    full = np.maximum(whole, np.max(seen) * (radius / radius.max()) ** 2)  # a window is cut at the edge of the picture
-    mouth = track.pose if film.performances[scene].scene.actors[slot].word else np.zeros_like(track.pose)
-    return Sight(np.stack([col, row], 1).astype(np.float32), edges, np.clip(seen / np.maximum(full, 1), 0, 1),
-                 radius.astype(np.float32), mouth.astype(np.float32))  # fmt: skip
+    for slot in range(max(len(p.tracks) for p in film.performances)):
+        rows = [i for i, p in enumerate(film.performances) if len(p.tracks) > slot]
+        mine = film.ids[rows] == slot  # (n, T, H, W)
+        edges: list[Tensor] = []
+        for inside, side in ((mine.any(2), width), (mine.any(3), height)):
+            place = torch.arange(side, device=film.device)
+            edges += [torch.where(inside, place, side).amin(-1), torch.where(inside, place, -1).amax(-1) + 1]
+        boxes = torch.stack([edges[0], edges[2], edges[1], edges[3]], -1).float().cpu().numpy()
+        counts = mine.flatten(2).sum(-1).float().cpu().numpy()
+        for k, i in enumerate(rows):
+            play, seen = film.performances[i], counts[k]
+            track = play.tracks[slot]
+            boxes[k][seen == 0] = np.nan
+            col = width / 2 + (track.x - pan[i]) * zoom[i] * film.scale
+            row = height / 2 - track.y * zoom[i] * film.scale
+            radius = track.radius * zoom[i] * film.scale
+            # a window is cut at the edge of the picture
+            full = np.maximum(areas[i, slot], np.max(seen) * (radius / radius.max()) ** 2)
+            mouth = track.pose if play.scene.actors[slot].word else np.zeros_like(track.pose)
+            visible = np.clip(seen / np.maximum(full, 1), 0, 1)
+            sights[i].append(Sight(np.stack([col, row], 1).astype(np.float32), boxes[k], visible,
+                                   radius.astype(np.float32), mouth.astype(np.float32)))  # fmt: skip
+    return sights

@@ -12,7 +12,7 @@ L text tokens, C their width, A attributes of a scene.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -97,7 +97,7 @@ def truth_maps(shot: Take) -> dict[str, Tensor]:
     B, frames, height, width, _ = shot.frames.shape
     T = frames // FRAMES_PER_LATENT
     seen = np.zeros((B, 2, T, height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT), np.uint8)
-    heard = np.zeros((B, T * COLUMNS_PER_LATENT, len(HEARD) + 1), np.uint8)
+    heard = np.stack([listen(play) for play in shot.performances])
     for b, (play, sights) in enumerate(zip(shot.performances, shot.sights, strict=True)):
         most = np.full(seen.shape[2:], COVER)
         for actor, sight in zip(play.scene.actors, sights, strict=True):
@@ -106,7 +106,6 @@ def truth_maps(shot: Take) -> dict[str, Tensor]:
             most = np.where(here, cover, most)
             seen[b, 0][here] = KINDS.index(actor.kind) + 1
             seen[b, 1][here] = COLOURS.index(actor.colour) + 1 if actor.colour else 0
-        _listen(heard[b], play)
     return {"seen": torch.from_numpy(seen), "heard": torch.from_numpy(heard)}
 
 
@@ -136,8 +135,10 @@ def _cover(box_T4: np.ndarray[Any, Any], rows: int, columns: int) -> np.ndarray[
     return cover
 
 
-def _listen(heard_SK: np.ndarray[Any, Any], play: Performance) -> None:
-    columns = len(heard_SK)
+def listen(play: Performance) -> np.ndarray[Any, Any]:
+    """What is heard of a performance: (S, len(HEARD) + 1) uint8, see `truth_maps`."""
+    columns = len(play.tracks[0].x) // FRAMES_PER_LATENT * COLUMNS_PER_LATENT
+    heard_SK = np.zeros((columns, len(HEARD) + 1), np.uint8)
     for event in play.events:
         first = int(event.time / SECONDS_PER_COLUMN)
         if event.kind == "word":
@@ -149,6 +150,7 @@ def _listen(heard_SK: np.ndarray[Any, Any], play: Performance) -> None:
     for sustain in play.sustains:
         loud = np.interp(middles, sustain.times, sustain.level) > QUIET
         heard_SK[loud, HEARD.index(sustain.kind)] = 1
+    return heard_SK
 
 
 class Alignment(nn.Module):
@@ -166,9 +168,16 @@ class Alignment(nn.Module):
         self.scene = nn.ModuleList(nn.Linear(width, len(values) + 1) for values in CLAIMS.values())
 
     def forward(
-        self, half_BPW: Tensor, batch: Mapping[str, Any], geometry: Geometry, learn_BN: Tensor, t_BN: Tensor
+        self,
+        half_BPW: Tensor,
+        batch: Mapping[str, Any],
+        geometry: Geometry,
+        learn_BN: Tensor,
+        t_BN: Tensor,
+        watched: bool = True,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of what `batch` knows ("seen", "heard", "spoken", "so"), and points for the curves.
+        """Mean cross-entropy of what `batch` knows ("seen", "heard", "spoken", "so"), and points for the curves, if it
+        is `watched`: they wait for the device.
 
         learn_BN, t_BN: where the denoiser has something to learn, and the noise levels. The points are shares that are
         right at levels of at least `BLIND`, where little but the text can tell: kind and colour where an actor is,
@@ -189,6 +198,8 @@ class Alignment(nn.Module):
                 logits = head(h[:, video]).float().unflatten(-1, (self.cells, -1))
                 loss = F.cross_entropy(logits.flatten(0, 2), truth.flatten(), reduction="none").view_as(weight_BPC)
                 total = total + (loss * weight_BPC).sum() / weight_BPC.sum().clamp(min=1)
+                if not watched:
+                    continue
                 there = (truth > 0) & (weight_BPC > 0) & blind_BT[..., None]
                 points[name] = (logits.detach().argmax(-1) == truth)[there].float().mean()
         if "heard" in batch and g.n_audio == batch["heard"].shape[1]:
@@ -202,8 +213,9 @@ class Alignment(nn.Module):
             logits = self.word(sound).float()
             word = F.cross_entropy(logits.flatten(0, 1), word_BS.flatten(), reduction="none").view_as(learn_BS)
             total = total + ((flags + word) * learn_BS).sum() / learn_BS.sum().clamp(min=1)
-            there = (word_BS > 0) & (learn_BS > 0) & (t_BN[:, g.audio] >= BLIND)
-            points["word"] = (logits.detach().argmax(-1) == word_BS)[there].float().mean()
+            if watched:
+                there = (word_BS > 0) & (learn_BS > 0) & (t_BN[:, g.audio] >= BLIND)
+                points["word"] = (logits.detach().argmax(-1) == word_BS)[there].float().mean()
         if "spoken" in batch and g.boards == batch["spoken"].shape[1]:
             board_BTW, spoken_BT = h[:, -g.boards :], batch["spoken"].to(h.device)
             learn_BT = learn_BN[:, g.board]
@@ -211,26 +223,39 @@ class Alignment(nn.Module):
             word = F.cross_entropy(logits.flatten(0, 1), spoken_BT.flatten(), reduction="none").view_as(learn_BT)
             weight_BT = learn_BT * (1 + 3 * (spoken_BT > 0))
             total = total + (word * weight_BT).sum() / weight_BT.sum().clamp(min=1)
-            there = (spoken_BT > 0) & (learn_BT > 0)
-            points["spoken"] = (logits.detach().argmax(-1) == spoken_BT)[there].float().mean()
+            if watched:
+                there = (spoken_BT > 0) & (learn_BT > 0)
+                points["spoken"] = (logits.detach().argmax(-1) == spoken_BT)[there].float().mean()
             if not g.latents and "so" in batch:
                 asked_B = (learn_BT.sum(1) > 0).float()
-                for guess, truth_B in zip(self.scene, batch["so"].to(h.device).unbind(1), strict=True):
-                    loss_B = F.cross_entropy(guess(board_BTW.mean(1)).float(), truth_B, reduction="none")
-                    total = total + (loss_B * asked_B).sum() / asked_B.sum().clamp(min=1) / len(CLAIMS)
+                loss_BA = self._claims(board_BTW.mean(1), batch["so"].to(h.device))[0]
+                total = total + (loss_BA.mean(1) * asked_B).sum() / asked_B.sum().clamp(min=1)
         if "so" in batch and g.latents:
             learn_BP = learn_BN[:, g.video].view(len(h), g.latents, -1)[:, :: self.fold].flatten(1)
             h_BW = (h[:, video] * learn_BP[..., None]).sum(1) / learn_BP.sum(1, keepdim=True).clamp(min=1)
             asked_B = (learn_BP.sum(1) > 0).float()
             blind_B = (t_BN[:, g.video].amax(1) >= BLIND) & (asked_B > 0)
-            so_BA = batch["so"].to(h.device)
-            for name, guess, truth_B in zip(CLAIMS, self.scene, so_BA.unbind(1), strict=True):
-                logits = guess(h_BW).float()
-                loss_B = F.cross_entropy(logits, truth_B, reduction="none") * asked_B
-                total = total + loss_B.sum() / asked_B.sum().clamp(min=1) / len(CLAIMS)
-                if name in ("camera", "0.act", "0.speed"):
-                    points[name.rpartition(".")[2]] = (logits.detach().argmax(-1) == truth_B)[blind_B].float().mean()
+            loss_BA, right_BA = self._claims(h_BW, batch["so"].to(h.device))
+            total = total + (loss_BA.mean(1) * asked_B).sum() / asked_B.sum().clamp(min=1)
+            if watched:
+                for name in ("camera", "0.act", "0.speed"):
+                    right_B = right_BA[:, list(CLAIMS).index(name)]
+                    points[name.rpartition(".")[2]] = right_B[blind_B].float().mean()
+        if not watched:
+            return total, {}
         return total, {name: value for name, value in points.items() if not bool(value.isnan())}
+
+    def _claims(self, h_BW: Tensor, so_BA: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of what is so, and whether it is guessed: (B, A) each."""
+        return _entropies([guess(h_BW).float() for guess in self.scene], so_BA)
+
+
+def _entropies(logits: Sequence[Tensor], truth_BA: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each attribute, of which each has its own number of values, and whether it is right: (B, A)."""
+    most = max(x.shape[-1] for x in logits)
+    logits_BAV = torch.stack([F.pad(x, (0, most - x.shape[-1]), value=-1e4) for x in logits], dim=1)
+    loss_BA = F.cross_entropy(logits_BAV.flatten(0, 1), truth_BA.flatten(), reduction="none").view_as(truth_BA)
+    return loss_BA, logits_BAV.detach().argmax(-1) == truth_BA
 
 
 def reading_error(
@@ -244,27 +269,22 @@ def reading_error(
     device = text_BLC.device
     keep_B = (~untold_B).float()
     told = _entropy(reader.tell(text_BLC, mask_BL), batch["told"].to(device), keep_B)
-    total, points = told[0], {} if told[1].isnan() else {"told": told[1]}
+    total, points = told[0], {"told": told[1]}  # not a number where all text was dropped
     if "board" in batch and "so" in batch:
-        board_BTD = batch["board"].float()
-        noise_BTD = torch.randn(board_BTD.shape, generator=draw)
-        rough_B11 = ROUGHEST * torch.rand(len(board_BTD), 1, 1, generator=draw)
-        shown = _entropy(
-            reader.show((board_BTD + rough_B11 * noise_BTD).to(device)), batch["so"].to(device), torch.ones_like(keep_B)
-        )
+        board_BTD = batch["board"].to(device).float()
+        rough_BTD = ROUGHEST * torch.rand(len(board_BTD), 1, 1, generator=draw)
+        rough_BTD = rough_BTD * torch.randn(board_BTD.shape, generator=draw)
+        shown = _entropy(reader.show(board_BTD + rough_BTD.to(device)), batch["so"].to(device), torch.ones_like(keep_B))
         total, points = total + shown[0], points | {"shown": shown[1]}
     return total, points
 
 
 def _entropy(logits: list[Tensor], truth_BA: Tensor, weight_B: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy over attributes, and the share that is right of those that are there."""
-    total = right = count = weight_B.new_zeros(())
-    for logits_BV, truth_B in zip(logits, truth_BA.unbind(1), strict=True):
-        total = total + (F.cross_entropy(logits_BV, truth_B, reduction="none") * weight_B).sum()
-        there_B = (truth_B > 0) & (weight_B > 0)
-        right = right + ((logits_BV.detach().argmax(-1) == truth_B) & there_B).sum()
-        count = count + there_B.sum()
-    return total / (weight_B.sum().clamp(min=1) * len(logits)), right / count
+    loss_BA, right_BA = _entropies(logits, truth_BA)
+    there_BA = (truth_BA > 0) & (weight_B > 0)[:, None]
+    total = (loss_BA.mean(1) * weight_B).sum() / weight_B.sum().clamp(min=1)
+    return total, (right_BA & there_BA).sum() / there_BA.sum()
 
 
 def token_weights(batch: Mapping[str, Any], geometry: Geometry, extra: float) -> Tensor | None:
@@ -276,7 +296,7 @@ def token_weights(batch: Mapping[str, Any], geometry: Geometry, extra: float) ->
     if "seen" not in batch or g.latents != batch["seen"].shape[2]:
         return None
     kind_BPC = _cells(batch["seen"], 1)[0]
-    weight_BN = torch.ones(len(kind_BPC), g.n)
+    weight_BN = torch.ones(len(kind_BPC), g.n, device=kind_BPC.device)
     weight_BN[:, g.video] += extra * (kind_BPC > 0).any(-1)
     return weight_BN
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND
 from phonofilm.codec.video import VideoCodec, VideoCodecConfig, half_whitened, video_loss
 from phonofilm.files import replacing
 from phonofilm.playhouse.scene import Scene
+from phonofilm.train.optim import Muon
 
 SIZES = ((128, 128), (96, 160), (160, 96))
 PAUSE = 2.0  # seconds: a longer step was a pause of the machine, and is not counted as more
@@ -93,46 +94,6 @@ class AudioTraining(CodecTraining):
     bf16: bool = False
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum made orthogonal (Jordan et al. 2024, kellerjordan.github.io/posts/muon), scaled to Adam's step size
-    (arXiv:2502.16982).
-
-    A convolution counts as a matrix (out, in * kernel). The Newton-Schulz iteration runs on the small Gram matrix:
-    all its factors are polynomials of it and commute, so that the wide matrix is touched only twice.
-    """
-
-    def __init__(self, params: Sequence[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                m = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(m, group["momentum"]).flatten(1)
-                p.add_(orthogonal(update).view_as(p), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
-
-
-def orthogonal(x_RC: Tensor) -> Tensor:
-    """The matrix with the same singular vectors and singular values all near 1 (0.7 to 1.2)."""
-    wide = x_RC if x_RC.shape[0] <= x_RC.shape[1] else x_RC.T
-    wide = wide / (wide.norm() + 1e-12)
-    gram = wide @ wide.T
-    one = torch.eye(len(gram), device=x_RC.device)
-    total = one
-    for _ in range(5):
-        factor = 3.4445 * one - 4.7750 * gram + 2.0315 * (gram @ gram)
-        total = factor @ total
-        gram = factor @ gram @ factor
-    result: Tensor = total @ wide
-    return result if x_RC.shape[0] <= x_RC.shape[1] else result.T
-
-
 Model = TypeVar("Model", VideoCodec, AudioCodec)
 
 
@@ -150,7 +111,11 @@ class _Run(Generic[Model]):
                 continue
             plain = p.ndim > 1 and p.flatten(1).shape[1] > 16 and "base" not in key and "decoder.leave" not in key
             (matrices if plain else rest).append(p)
-        self.optimizers = [Muon(matrices, recipe.lr), torch.optim.AdamW(rest, recipe.lr, (0.9, 0.99), weight_decay=0.0)]
+        exact = torch.float32 if device.type == "cpu" else torch.bfloat16
+        self.optimizers = [
+            Muon(matrices, recipe.lr, like_adam=True, compute=exact),
+            torch.optim.AdamW(rest, recipe.lr, (0.9, 0.99), weight_decay=0.0, fused=device.type != "cpu"),
+        ]
         self.average = {key: value.detach().clone() for key, value in model.state_dict().items()}
         self.state_path = out / f"{name}.state"
         if self.state_path.exists():
@@ -190,7 +155,7 @@ class _Run(Generic[Model]):
             value, parts = loss(self)
             value.backward()
             norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
-            if bool(torch.isfinite(norm)):
+            if self.device.type != "cpu" or bool(torch.isfinite(norm)):  # a GPU would have to be waited for
                 for optimizer in self.optimizers:
                     optimizer.step()
             self.model.zero_grad(set_to_none=True)
@@ -260,6 +225,22 @@ class _Run(Generic[Model]):
 # --- picture --------------------------------------------------------------------------------------------------------
 
 
+class Pool(Protocol):
+    """Clips to learn from."""
+
+    device: torch.device
+
+    def draw(
+        self, step: int, recipe: VideoTraining, generator: torch.Generator, whole: bool
+    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """See `draw_crops`."""
+        ...
+
+    def samples(self, count: int) -> list[Tensor]:
+        """Frames (T, H, W, 3) uint8 of a few clips of one size."""
+        ...
+
+
 class FilmPool:
     """Clips at hand. Which ones they are depends on the step alone: a window over all clips that moves on slowly."""
 
@@ -278,6 +259,15 @@ class FilmPool:
             if missing:
                 self.clips.update(zip(missing, self.films(missing), strict=True))
         return wanted
+
+    def draw(
+        self, step: int, recipe: VideoTraining, generator: torch.Generator, whole: bool
+    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        return draw_crops(self, step, recipe, generator, whole)
+
+    def samples(self, count: int) -> list[Tensor]:
+        first = next(iter(self.clips.values())).frames.shape
+        return [footage.frames for footage in self.clips.values() if footage.frames.shape == first][:count]
 
 
 def actor_weights(footage: Footage, frames: slice, box_weight: float) -> Tensor:
@@ -355,25 +345,35 @@ def _noised(raw: Tensor, most: float, generator: torch.Generator) -> Tensor:
 
 
 def train_video(
-    films: Films,
+    films: Films | Pool,
     out: str | Path,
     recipe: VideoTraining | None = None,
     config: VideoCodecConfig | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[float], None] | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> VideoCodec:
-    """Train a video codec, or go on with it; writes `out`/video-codec.safetensors and returns the trained codec."""
+    """Train a video codec, or go on with it; writes `out`/video-codec.safetensors and returns the trained codec.
+
+    films: or a pool of clips of its own. start: weights to begin with, of a codec with fewer blocks or as many; latents
+    are then normalised as they were, so that what knows them need not begin anew.
+    """
     recipe, out, device = recipe or VideoTraining(), Path(out), torch.device(device)
     torch.manual_seed(recipe.seed)
     model = VideoCodec(config).to(device)
-    pool = FilmPool(films, recipe.pool, recipe.fresh, device)
+    if start is not None:
+        grow(model, start)
+    pool = FilmPool(films, recipe.pool, recipe.fresh, device) if callable(films) else films
     run = _Run("video-codec", model, recipe, out, device)
     _train_pictures(run, pool, progress)
+    if start is not None:
+        save_codec(model, out / VIDEO_FILE, VIDEO_KIND)
+        return model
     raws = []
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
         for k in range(24):
             generator = torch.Generator().manual_seed(k)
-            true, _, _ = draw_crops(pool, run.step, replace(recipe, batch=16), generator, True)
+            true, _, _ = pool.draw(run.step, replace(recipe, batch=16), generator, True)
             raws.append(model.encoder(true).float().flatten(0, -2))
     mean, basis = half_whitened(torch.cat(raws))
     model.mean.copy_(mean)
@@ -427,13 +427,13 @@ def grow(model: VideoCodec, weights: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} of {model.config} is in no block, and has no weights to begin with")
 
 
-def _train_pictures(run: _Run[VideoCodec], pool: FilmPool, progress: Callable[[float], None] | None) -> None:
+def _train_pictures(run: _Run[VideoCodec], pool: Pool, progress: Callable[[float], None] | None) -> None:
     model, recipe, device = run.model, run.recipe, run.device
     assert isinstance(recipe, VideoTraining)
 
     def loss(run: _Run[VideoCodec]) -> tuple[Tensor, Mapping[str, Tensor]]:
         generator = run.generator()
-        true, weight, painted = draw_crops(pool, run.step, recipe, generator, run.progress >= recipe.whole)
+        true, weight, painted = pool.draw(run.step, recipe, generator, run.progress >= recipe.whole)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
             raw = model.encoder(true).float()
             shown = list(_noised(raw, recipe.noise, generator))
@@ -453,11 +453,10 @@ def save_codec(model: VideoCodec | AudioCodec, path: Path, kind: str) -> str:
 
 
 @torch.no_grad()
-def video_sheet(model: VideoCodec, pool: FilmPool, recipe: VideoTraining) -> np.ndarray[Any, Any]:
+def video_sheet(model: VideoCodec, pool: Pool, recipe: VideoTraining) -> np.ndarray[Any, Any]:
     """Six clips, truth over reconstruction, five frames each: a picture (rows, columns, 3) uint8."""
-    first = next(iter(pool.clips.values())).frames.shape
-    alike = [footage for footage in pool.clips.values() if footage.frames.shape == first][:6]
-    true = torch.stack([f.frames[: recipe.frames] for f in alike]).to(pool.device).float() / 127.5 - 1
+    alike = pool.samples(6)
+    true = torch.stack([frames[: recipe.frames] for frames in alike]).to(pool.device).float() / 127.5 - 1
     with torch.autocast(pool.device.type, torch.bfloat16, enabled=recipe.bf16):
         made, _ = model.decoder(model.encoder(true))
     rows = []
@@ -513,11 +512,17 @@ def train_audio(
     recipe: AudioTraining | None = None,
     config: AudioCodecConfig | None = None,
     device: str | torch.device = "cpu",
+    start: Mapping[str, Tensor] | None = None,
 ) -> AudioCodec:
-    """Train an audio codec, or go on with it; writes `out`/audio-codec.safetensors and returns the trained codec."""
+    """Train an audio codec, or go on with it; writes `out`/audio-codec.safetensors and returns the trained codec.
+
+    start: weights to begin with; latents are then normalised as they were.
+    """
     recipe, out, device = recipe or AudioTraining(), Path(out), torch.device(device)
     torch.manual_seed(recipe.seed)
     model = AudioCodec(config).to(device)
+    if start is not None:
+        model.load_state_dict({name: value.float() for name, value in start.items()}, strict=False)
     run = _Run("audio-codec", model, recipe, out, device)
 
     def draw(step: int, generator: torch.Generator) -> Tensor:
@@ -541,6 +546,9 @@ def train_audio(
         return audio_sheet(model, draw(0, torch.Generator().manual_seed(0))[:6])
 
     run.go(loss, sheet)
+    if start is not None:
+        save_codec(model, out / AUDIO_FILE, AUDIO_KIND)
+        return model
     with torch.no_grad():
         raw_MC = torch.cat([model.encode_raw(draw(k, run.generator(salt=3))).flatten(0, 1) for k in range(16)])
     model.mean.copy_(raw_MC.mean(0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -38,6 +39,8 @@ PREDECAY: Final = ".predecay"  # where it stood before the learning rate began t
 CURVES: Final = ".jsonl"
 WEIGHTS: Final = "denoiser.safetensors"  # the averaged weights, bfloat16, "denoiser." and "text." before the names
 KIND: Final = "denoiser"
+PAINTER: Final = ("denoiser.detailer.", "denoiser.drawn_detail.", "denoiser.still_detail.")
+"""Beginnings of the names of the weights that paint the picture."""
 _EDGES: Final = (0.0, 0.5, 0.75, 0.9, 0.97, 1.0)  # of the noise levels by which the loss is shown
 
 
@@ -76,6 +79,7 @@ class DenoiserTraining:
     seed: int = 0
     stage: str = KIND  # the name of its files
     after: str | None = None  # the stage whose weights it begins with
+    start: str | None = None  # or a file of weights, of a model with fewer blocks in its detailers or as many
     frozen: tuple[str, ...] = ()  # beginnings of the names of weights that do not learn
     learns: tuple[str, ...] = ("",)  # and of those that do
 
@@ -209,7 +213,12 @@ class _Run:
         self.before = state.get("before", self.before)
 
     def _begin(self) -> None:
-        """Take over the averaged weights of the stage before, if there is one."""
+        """Take over the averaged weights of the stage before, or those of a file, if there are any."""
+        if self.config.start is not None:
+            stored = checkpoint.load(self.config.start, kind=KIND)
+            grow(self.model, stored.tensors)
+            self.average = Average(self.model, self.config.average)
+            self.before = {**self.before, **stored.config.get("trained", {})}
         if self.config.after is None:
             return
         path = self.folder / (self.config.after + STATE)
@@ -274,7 +283,9 @@ class _Run:
                 if constant and self._decays_next():
                     self.save(PREDECAY)
                     constant = False
-                points, flops, tokens = self._advance(source)
+                # on a GPU only some of the steps are looked at: a look waits for the device
+                watched = self.device.type == "cpu" or (self.step + 1) % config.log_steps == 0
+                points, flops, tokens = self._advance(source, watched)
                 now = time.perf_counter()
                 seconds, began = self.clock.add(now - began), now
                 self.step += 1
@@ -303,14 +314,14 @@ class _Run:
         last = self.clock.seconds / self.step if self.step else 0.0
         return self.config.plan.decaying(self.step + 1, self.clock.seconds + last)
 
-    def _advance(self, source: Iterator[Batch]) -> tuple[dict[str, float], float, int]:
-        """One step; returns points for the curves, model FLOPs, tokens."""
+    def _advance(self, source: Iterator[Batch], watched: bool) -> tuple[dict[str, float], float, int]:
+        """One step; returns points for the curves (if it is watched), model FLOPs, tokens."""
         config = self.config
         flops, tokens = 0.0, 0
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for i in range(config.accumulate):
-            batch = next(source)
+            batch = self._at_hand(next(source))
             draw = torch.Generator().manual_seed((config.seed << 32) + self.step * config.accumulate + i)
             question = ask(batch, config.tasks, draw, self.device)
             g = question.geometry
@@ -319,11 +330,9 @@ class _Run:
             if question.alone:
                 answer_BND = self.model.paint(question)
             else:
-                answer_BND, L, aligned, known = self._answer(question, batch, draw)
+                answer_BND, L, aligned, known = self._answer(question, batch, draw, watched)
             error_BN = error(answer_BND, question, weights_D=self.channel_weights)
             weight_BN = token_weights(batch, g, config.actor_weight)
-            if weight_BN is not None:
-                weight_BN = weight_BN.to(self.device)
             video = mean_error(error_BN, question, g.video, weight_BN)
             audio = mean_error(error_BN, question, g.audio)
             board = mean_error(error_BN, question, g.board)
@@ -332,13 +341,15 @@ class _Run:
                 known["change"] = change_error(answer_BND, question, weight_BN)
                 loss = loss + config.change_weight * known["change"]
             (loss / config.accumulate).backward()
-            if not math.isfinite(float(loss.detach())):
-                raise PhonofilmError(f"the loss is {float(loss.detach())} at step {self.step}: lower the learning rate")
-            points = _points(question, error_BN.detach(), loss, {"video": video, "audio": audio, "board": board})
-            points |= {f"truth/{name}": float(share.detach()) for name, share in known.items()}
-            for name, value in points.items():
-                sums[name] = sums.get(name, 0.0) + value
-                counts[name] = counts.get(name, 0) + 1
+            if watched:
+                if not math.isfinite(lost := float(loss.detach())):
+                    raise PhonofilmError(f"the loss is {lost} at step {self.step}: lower the learning rate")
+                points = _points(question, error_BN.detach(), loss, {"video": video, "audio": audio, "board": board})
+                points |= {f"truth/{name}": float(share.detach()) for name, share in known.items()}
+                for name, value in points.items():
+                    if not math.isnan(value):
+                        sums[name] = sums.get(name, 0.0) + value
+                        counts[name] = counts.get(name, 0) + 1
             flops += self.model.denoiser.training_flops(len(answer_BND), g, L, alone=question.alone)
             tokens += len(answer_BND) * self.model.denoiser.stream(g, L)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -350,17 +361,27 @@ class _Run:
         self.readers.zero_grad(set_to_none=True)
         self.average.update()
         points = {name: total / counts[name] for name, total in sums.items()}
-        return {**points, "gradient": float(norm)}, flops, tokens
+        return points | ({"gradient": float(norm)} if watched else {}), flops, tokens
+
+    def _at_hand(self, batch: Batch) -> Batch:
+        """The batch with its tensors where they are needed, latents as float32."""
+
+        def here(x: Tensor) -> Tensor:
+            x = x.to(self.device)
+            return x.float() if x.dtype == torch.float16 else x
+
+        kept = {"has_audio"}  # is asked on the CPU
+        return {n: here(x) if isinstance(x, Tensor) and n not in kept else x for n, x in batch.items()}
 
     def _answer(
-        self, question: Question, batch: Batch, draw: torch.Generator
+        self, question: Question, batch: Batch, draw: torch.Generator, watched: bool
     ) -> tuple[Tensor, int, Tensor, dict[str, Tensor]]:
         """The whole model's answer, tokens of text, the loss of what it should know, and points for the curves."""
         ids_BL, mask_BL = self.tokenizer.encode(batch["captions"])
         ids_BL, mask_BL = drop_text(*trim(ids_BL, mask_BL), question.untold_B)
         ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
         answer_BND, half_BPW, text_BLC = self.model(question, ids_BL, mask_BL)
-        aligned, known = self.alignment(half_BPW, batch, question.geometry, question.learn_BN, question.t_BN)
+        aligned, known = self.alignment(half_BPW, batch, question.geometry, question.learn_BN, question.t_BN, watched)
         denoiser = self.model.denoiser
         if "told" in batch and denoiser.config.storyboard and denoiser.config.reader:
             untold_B = question.untold_B.to(self.device)
@@ -372,6 +393,37 @@ class _Run:
         with self.average.applied() as model, torch.no_grad():
             assert isinstance(model, Generator)
             sheet(self.step, model)
+
+
+@torch.no_grad()
+def grow(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Fill a `Generator` with the weights of one with fewer blocks in its detailers; its further blocks do nothing yet.
+
+    The last block stays the last one. Raises CheckpointError naming a weight that fits nowhere, or that is missing.
+    """
+    own = model.state_dict()
+    fresh = {name for name in own if re.search(r"detailer\.blocks\.\d+\.", name)}
+    blocks = re.compile(r"(.*detailer\.blocks\.)(\d+)(\..*)")
+    counts: dict[bool, dict[str, int]] = {True: {}, False: {}}
+    for mine, names in ((True, own.keys()), (False, weights.keys())):
+        for name in names:
+            if found := blocks.fullmatch(name):
+                counts[mine][found[1]] = max(counts[mine].get(found[1], 0), int(found[2]) + 1)
+    missing = own.keys() - fresh
+    for name, value in weights.items():
+        place = name
+        if (found := blocks.fullmatch(name)) and int(found[2]) == counts[False][found[1]] - 1:
+            place = f"{found[1]}{counts[True].get(found[1], 0) - 1}{found[3]}"
+        if place not in own or own[place].shape != value.shape:
+            raise CheckpointError(f"{name} {tuple(value.shape)} has no place in the model")
+        own[place].copy_(value)
+        fresh.discard(place)
+        missing = missing - {place}
+    if missing:
+        raise CheckpointError(f"{sorted(missing)[0]} is missing")
+    for name in fresh:
+        if name.endswith("down.weight"):
+            own[name].zero_()
 
 
 def _points(q: Question, error_BN: Tensor, loss: Tensor, means: Mapping[str, Tensor]) -> dict[str, float]:

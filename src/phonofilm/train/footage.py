@@ -22,7 +22,7 @@ from phonofilm.data.cache import LatentCache
 from phonofilm.data.folder import Folder
 from phonofilm.errors import InputError, PhonofilmError
 from phonofilm.latents import PATCH, PIXELS_PER_LATENT, tokens_from_pixels
-from phonofilm.playhouse.scene import FACES, Scene
+from phonofilm.playhouse.scene import FACES, KINDS, Scene
 from phonofilm.storyboard import to_tokens
 from phonofilm.train.alignment import claimed, spoken, truth_maps
 
@@ -132,10 +132,31 @@ def encode_batch(codec: Codec, frames_BTHWC: Tensor, audio_BN: Tensor | None) ->
 
 @dataclass
 class Bucket:
-    """All clips of one shape."""
+    """All clips of one shape. filled: how many there are yet, of a reel that still grows; None for all."""
 
     tensors: dict[str, Tensor]
     about: list[dict[str, Any]]
+    filled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.about) if self.filled is None else int(self.filled)
+
+
+def gather(caches: Sequence[LatentCache]) -> list[Bucket]:
+    """What lies in caches, by shape. Raises InputError if there is nothing."""
+    gathered: dict[tuple[int, ...], list[Any]] = {}
+    for cache in caches:
+        for shard in cache:
+            key = (*shard.tensors["video_z"].shape[2:], "audio_z" in shard.tensors)
+            gathered.setdefault(key, []).append(shard)
+    if not gathered:
+        raise InputError("there are no clips to learn from")
+    buckets = []
+    for key in sorted(gathered):
+        shards = gathered[key]
+        tensors = {name: torch.cat([s.tensors[name] for s in shards]) for name in shards[0].tensors}
+        buckets.append(Bucket(tensors, [row for s in shards for row in s.metadata]))
+    return buckets
 
 
 class Footage:
@@ -143,36 +164,26 @@ class Footage:
 
     def __init__(
         self,
-        caches: Sequence[LatentCache],
+        caches: Sequence[LatentCache] | Sequence[Bucket],
         batch: int,
         seed: int = 0,
         boards: float | None = None,
         sounds: float = 0.0,
         sketches: int = 8,
         speakers: float = 0.0,
+        even: float = 0.0,
     ) -> None:
         """boards: share of batches that are storyboards alone, of scenes that were never filmed, `sketches` times as
         many clips as in others; None for no storyboards at all. Clips of a folder have none. sounds: share of the
-        others that are sound and storyboard. speakers: share of the fresh scenes that is a face alone."""
+        others that are sound and storyboard. speakers: share of the fresh scenes that is a face alone; even: share
+        that is of one kind, each alike."""
         self.batch, self.seed, self.boards, self.sounds = batch, seed, boards, sounds
-        self.sketches, self.speakers = sketches, speakers
-        gathered: dict[tuple[int, ...], list[Any]] = {}
-        for cache in caches:
-            for shard in cache:
-                key = (*shard.tensors["video_z"].shape[2:], "audio_z" in shard.tensors)
-                gathered.setdefault(key, []).append(shard)
-        if not gathered:
-            raise InputError("there are no clips to learn from")
-        self.buckets = []
-        for key in sorted(gathered):
-            shards = gathered[key]
-            names = shards[0].tensors.keys()
-            tensors = {name: torch.cat([s.tensors[name] for s in shards]) for name in names}
-            self.buckets.append(Bucket(tensors, [row for s in shards for row in s.metadata]))
-        self.weights = torch.tensor([float(len(b.about)) for b in self.buckets])
+        self.sketches, self.speakers, self.even = sketches, speakers, even
+        ready = [c for c in caches if isinstance(c, Bucket)]
+        self.buckets = ready or gather([c for c in caches if isinstance(c, LatentCache)])
 
     def __len__(self) -> int:
-        return sum(len(b.about) for b in self.buckets)
+        return sum(len(b) for b in self.buckets)
 
     def __call__(self, step: int) -> Iterator[dict[str, Any]]:
         """Batches from that of step `step` on."""
@@ -184,9 +195,11 @@ class Footage:
         """The batch of a step: latents float32, captions, has_audio (B,); of the playhouse also `truth_maps`,
         told and so (B, A), what the captions claim and what is so, board, the storyboards, and spoken, their words."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        if self.boards and torch.rand((), generator=generator) < self.boards and self.playhouse:
+        weights = torch.tensor([float(len(b)) for b in self.buckets])
+        nothing = self.boards and self.playhouse and not bool(weights.any())
+        if self.boards and (torch.rand((), generator=generator) < self.boards or nothing) and self.playhouse:
             return self._sketches(generator)
-        bucket = self.buckets[int(torch.multinomial(self.weights, 1, generator=generator))]
+        bucket = self.buckets[int(torch.multinomial(weights, 1, generator=generator))]
         shape = bucket.tensors["video_z"].shape
         tokens = shape[2] * shape[3] * shape[4] // 4
         count = max(1, min(round(self.batch * TOKENS / tokens / 4) * 4 or self.batch, 2 * self.batch))
@@ -194,7 +207,7 @@ class Footage:
         if self.boards and torch.rand((), generator=generator) < self.sounds and "audio_z" in tensors:
             tensors = {name: z for name, z in tensors.items() if name in SOUND}
             count *= SOUNDS
-        rows = torch.randint(len(bucket.about), (count,), generator=generator)
+        rows = torch.randint(len(bucket), (count,), generator=generator)
         draws = torch.randint(2**31, (count,), generator=generator).tolist()
         batch: dict[str, Any] = {
             name: z[rows].float() if z.is_floating_point() else z[rows] for name, z in tensors.items()
@@ -226,9 +239,15 @@ class Footage:
         first, *draws = torch.randint(2**31, (1 + self.sketches * self.batch,), generator=generator).tolist()
         # far above the seeds of what is filmed, and of what is measured
         seeds = [2**40 + first * len(draws) + k for k in range(len(draws))]
-        faces = round(self.speakers * len(seeds))
+        faces, even = (round(share * len(seeds)) for share in (self.speakers, self.even))
+
+        def kinds(k: int, seed: int) -> dict[str, Any]:
+            if k < faces:
+                return {"kinds": FACES}
+            return {"kinds": one_kind(seed)} if k < faces + even else {}
+
         told = [
-            tell({"seed": s, "seconds": seconds} | ({"kinds": FACES} if k < faces else {}), draw)
+            tell({"seed": s, "seconds": seconds} | kinds(k, s), draw)
             for k, (s, draw) in enumerate(zip(seeds, draws, strict=True))
         ]
         width, height = FORMATS[name]
@@ -242,6 +261,11 @@ class Footage:
             "told": torch.tensor([t.claims for t in told]),
             "so": torch.tensor([t.so for t in told]),
         }
+
+
+def one_kind(seed: int) -> tuple[str]:
+    """A kind of actor for this seed, each alike: the usual proportions make birds and rain rare."""
+    return (KINDS[seed % len(KINDS)],)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,79 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
         if parameter.requires_grad:
             (matrices if _MATRIX.search(name) else rest).append(parameter)
     return matrices, rest
+
+
+def orthogonal(x_NRC: Tensor, compute: torch.dtype = torch.float32) -> Tensor:
+    """The matrices with the same singular vectors and singular values all near 1 (0.7 to 1.2), in float32.
+
+    Newton-Schulz iteration of K. Jordan (2024). In float32 it runs on the small Gram matrices: all factors are
+    polynomials of these and commute, so that wide matrices are touched only twice. In bfloat16 Gram matrices would lose
+    small singular values, and it runs on the matrices themselves.
+    """
+    flip = x_NRC.shape[-2] > x_NRC.shape[-1]
+    wide = x_NRC.mT if flip else x_NRC
+    wide = (wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-12)).to(compute)
+    if compute == torch.float32:
+        gram = wide @ wide.mT
+        one = torch.eye(gram.shape[-1], device=wide.device)
+        total = one
+        for _ in range(5):
+            factor = 3.4445 * one - 4.7750 * gram + 2.0315 * (gram @ gram)
+            total = factor @ total
+            gram = factor @ gram @ factor
+        wide = total @ wide
+    else:
+        for _ in range(5):
+            gram = wide @ wide.mT
+            wide = 3.4445 * wide + (2.0315 * (gram @ gram) - 4.7750 * gram) @ wide
+    result: Tensor = wide.mT if flip else wide
+    return result.float()
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal (K. Jordan 2024, kellerjordan.github.io/posts/muon; Nesterov's form).
+
+    All matrices of one shape go through the iteration together: on a GPU the several thousand small products of
+    one step, one after the other, took longer than the step's gradients. A convolution counts as a matrix (out,
+    in * kernel).
+    """
+
+    def __init__(
+        self,
+        params: Sequence[nn.Parameter],
+        lr: float,
+        *,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,  # decoupled
+        like_adam: bool = False,  # steps of Adam's size, 0.2 sqrt(longer side) (2502.16982); else sqrt(rows / columns)
+        compute: torch.dtype = torch.bfloat16,  # of the iteration
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.like_adam, self.compute = like_adam, compute
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            alike: dict[tuple[int, int], list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike.setdefault((p.shape[0], p[0].numel()), []).append(p)
+            for (rows, columns), params in alike.items():
+                for p in params:
+                    if not self.state[p]:
+                        self.state[p]["momentum"] = torch.zeros_like(p)
+                moments, grads = (
+                    [self.state[p]["momentum"] for p in params],
+                    [p.grad for p in params if p.grad is not None],
+                )
+                torch._foreach_lerp_(moments, grads, 1 - group["momentum"])
+                stacked = torch.stack(torch._foreach_lerp(grads, moments, group["momentum"])).flatten(2)
+                updates = orthogonal(stacked, self.compute).unbind()
+                if group["weight_decay"]:
+                    torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                size = 0.2 * max(rows, columns) ** 0.5 if self.like_adam else max(1.0, rows / columns) ** 0.5
+                turned = [u.view_as(p) for u, p in zip(updates, params, strict=True)]
+                torch._foreach_add_(params, turned, alpha=-group["lr"] * size)
 
 
 class Optimizers:
@@ -42,9 +115,12 @@ class Optimizers:
         matrices, rest = split_parameters(model)
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(torch.optim.Muon(matrices, lr=muon_rate, weight_decay=muon_decay))
+            self.parts.append(Muon(matrices, lr=muon_rate, weight_decay=muon_decay))
         if rest:
-            self.parts.append(torch.optim.AdamW(rest, lr=adamw_rate, weight_decay=adamw_decay, betas=betas))
+            fused = rest[0].device.type != "cpu"
+            self.parts.append(
+                torch.optim.AdamW(rest, lr=adamw_rate, weight_decay=adamw_decay, betas=betas, fused=fused)
+            )
         self._rates = [[float(group["lr"]) for group in part.param_groups] for part in self.parts]
 
     def step(self, factor: float = 1.0) -> None:

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from phonofilm.codec.audio import AudioCodecConfig
 from phonofilm.codec.codec import AUDIO_FILE, VIDEO_FILE, Codec
 from phonofilm.codec.video import VideoCodecConfig
 from phonofilm.errors import InputError
-from phonofilm.latents import PATCH
 from phonofilm.model.denoiser import DenoiserConfig
 from phonofilm.text.encoder import TextEncoderConfig
 from phonofilm.text.matcher import MatcherConfig
@@ -32,19 +30,18 @@ from phonofilm.train.codec import (
     train_decoder,
     train_video,
 )
-from phonofilm.train.denoiser import DenoiserTraining, Generator, Sheet, train_denoiser
+from phonofilm.train.denoiser import PAINTER, DenoiserTraining, Generator, Sheet, train_denoiser
 from phonofilm.train.footage import Footage, film_folder, film_playhouse
-from phonofilm.train.painted import painter
+from phonofilm.train.painted import channel_weights, painter
 from phonofilm.train.schedule import Plan
 from phonofilm.train.tasks import Tasks
 from phonofilm.train.text import TextTraining, train_text
+from phonofilm.train.together import Together, train_together
 
 TINY = (16, 16, 16)
 TINY_DENOISER = DenoiserConfig(
     width=64, blocks=2, text_width=32, detail=16, detail_blocks=1, board_detail=16, board_blocks=1, reader=16
 )
-PAINTER = ("denoiser.detailer.", "denoiser.drawn_detail.", "denoiser.still_detail.")
-"""What paints the picture; it learns in the first stage, from most of the batches."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +147,11 @@ def train(
     folder: Path | None = None,
     hours: float | None = None,
     clips: int | None = None,
+    start: Path | None = None,
 ) -> None:
     """Train "codec", "text" or "denoiser" into `out`; each needs what stands before it. "decoder" goes on with the
-    picture's decoder alone, at any time: latents, matcher and denoiser stay valid.
+    picture's decoder alone, at any time: latents, matcher and denoiser stay valid. "all" goes on with everything at
+    once, from the weights in `start` (the shipped ones): that needs a large GPU, see `together`.
 
     folder: captioned clips instead of the playhouse (text and denoiser). hours, clips: instead of the preset's.
     Raises InputError when something is missing.
@@ -162,6 +161,14 @@ def train(
     p = PRESETS[preset]()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     out.mkdir(parents=True, exist_ok=True)
+    if what == "all":
+        if device == "cpu":
+            raise InputError("train all needs a CUDA GPU, here is none: train codec, text and denoiser one by one")
+        from phonofilm.engines.native import shipped_weights
+
+        together = Together(seconds=3600 * (hours or 25 / 60), clips=clips or p.clips)
+        train_together(start or shipped_weights(), out, together, device)
+        return
     if what == "codec":
         scale = 1.0 if hours is None else 3600 * hours / ((p.video.seconds or 1) + (p.audio.seconds or 1))
         video, audio = (
@@ -271,27 +278,6 @@ def _footage(
         folder = out / f"playhouse-{codec.hash[:12]}"
         caches = film_playhouse(out, folder, clips, device=device, workers=workers, progress=show)
         return Footage(caches, batch)
-
-
-@torch.no_grad()
-def channel_weights(codec: Codec, footage: Footage, power: float = 0.6) -> Tensor:
-    """(128,), of the channels of a picture token, 1 in the mean: how much an error there is seen in the picture.
-
-    A latent's channels are of equal deviation, yet the first moves pixels a hundred times as much (squared) as the
-    last; a small network should learn first what is seen. Measured with the decoder on a few latents; `power` below 1
-    softens.
-    """
-    bucket = footage.buckets[0].tensors["video_z"]
-    z = bucket[:: max(1, len(bucket) // 4)][:4, :, :3].float().to(codec.device)
-    base = codec.decode_frames(z).float()
-    draw = torch.Generator().manual_seed(0)
-    seen = []
-    for channel in range(z.shape[1]):
-        moved = z.clone()
-        moved[:, channel] += 0.5 * torch.randn(z[:, 0].shape, generator=draw).to(z.device)
-        seen.append(float((codec.decode_frames(moved).float() - base).square().mean()))
-    weights = torch.tensor(seen).clamp(min=1e-6) ** power
-    return (weights / weights.mean()).repeat_interleave(PATCH**2)
 
 
 def _captions(footage: Footage) -> list[str]:

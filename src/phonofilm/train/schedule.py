@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,7 @@ class Plan:
     hours: float | None = None  # the budget in hours of training
     warmup: int = 100  # steps over which the rate rises from 0
     decay: float = 0.35  # the last share of the budget, over which the rate falls to 0
+    until: float | None = None  # seconds since the epoch: with `hours`, those before this instant, whatever they hold
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.hours is None):
@@ -30,6 +32,8 @@ class Plan:
 
     def spent(self, step: int, seconds: float) -> float:
         """The share of the budget spent after `step` steps in `seconds`: 1 or more is the end."""
+        if self.until is not None and self.hours is not None:
+            return 1 - (self.until - time.time()) / (3600 * self.hours)
         return step / self.steps if self.steps is not None else seconds / (3600 * (self.hours or 1.0))
 
     def decaying(self, step: int, seconds: float) -> bool:
@@ -38,7 +42,7 @@ class Plan:
     def rate(self, step: int, seconds: float) -> float:
         """Factor of the learning rate, in [0, 1], for the step that follows `step` steps."""
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        left = max(0.0, 1 - self.spent(step, seconds))
+        left = min(1.0, max(0.0, 1 - self.spent(step, seconds)))
         return warm * min(1.0, left / self.decay) if self.decay else warm
 
     def longer_than(self, other: Plan) -> bool:

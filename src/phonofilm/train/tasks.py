@@ -102,7 +102,8 @@ def ask(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.device)
     g = strip.geometry
     x0_BND = strip.values_BND.to(device, torch.float32)
     B = len(x0_BND)
-    given_BN = strip.mask_BN.cpu() == 0
+    given_BN = torch.zeros(B, g.n, dtype=torch.bool)
+    given_BN[:, g.extra] = True
     asked_B = torch.zeros(B, dtype=torch.bool)  # of which the storyboard is to be found from what is given
     asked_B |= bool(g.images)
     for b, kind in enumerate(torch.rand(B, generator=draw).tolist()):
@@ -149,13 +150,15 @@ def _ask_alone(batch: Batch, tasks: Tasks, draw: torch.Generator, device: torch.
     images = _images(batch, tasks, torch.rand(2, generator=draw).tolist())
     strip = with_board(pack(batch["video_z"], images=images), batch["board"], free=0)
     g, x0_BND = strip.geometry, strip.values_BND.to(device, torch.float32)
+    free_BN = torch.ones(len(x0_BND), g.n)
+    free_BN[:, g.extra] = free_BN[:, g.board] = 0
     for b, kind in enumerate(torch.rand(len(x0_BND), generator=draw).tolist()):
         if kind < tasks.hidden:
-            strip.mask_BN[b, g.video] = _rectangle(g, draw).repeat(g.latents)
+            free_BN[b, g.video] = _rectangle(g, draw).repeat(g.latents)
         elif kind < tasks.hidden + tasks.continuation and g.latents > tasks.shortest:
-            strip.mask_BN[b, g.video_span(0, int(torch.randint(1, g.latents // 2 + 1, (), generator=draw)))] = 0
+            free_BN[b, g.video_span(0, int(torch.randint(1, g.latents // 2 + 1, (), generator=draw)))] = 0
     times = draw_times((len(x0_BND), 1), draw, mean=tasks.mean, deviation=tasks.deviation, uniform=tasks.uniform)
-    t_BN = strip.mask_BN.cpu() * times
+    t_BN = free_BN * times
     t_BN[:, g.board][torch.rand(len(x0_BND), generator=draw) < tasks.blind] = 1
     t_BN = t_BN.to(device)
     learn_BN = (t_BN > 0).float()

@@ -152,7 +152,10 @@ def training_loss(
     B = len(latents.values_BND)
     t_B = torch.rand(B, generator=generator) * matcher.config.noise_max
     t_B = torch.where(torch.rand(B, generator=generator) < recipe.clean, 0.0, t_B).to(device)
-    noise_BND = torch.randn(latents.values_BND.shape, generator=generator).to(device)
+    twin = generator
+    if device.type != "cpu":  # a generator where the noise is needed
+        twin = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    noise_BND = torch.randn(latents.values_BND.shape, generator=twin, device=device)
     noise_BND = noise_BND * latents.geometry.channel_mask().to(device)
     x_BND = torch.lerp(latents.values_BND, noise_BND, t_B[:, None, None])
     rng = random.Random(recipe.seed * 1_000_003 + step)
@@ -279,6 +282,7 @@ def train_text(
     held_out: Sequence[Batch] = (),
     device: str | torch.device = "cpu",
     progress: bool = True,
+    start: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Train tokenizer and matcher into `out_dir`; the same call again resumes, and does nothing once it is done.
 
@@ -286,7 +290,8 @@ def train_text(
     curves. `budget_seconds` counts training over all calls; `recipe.steps` may end it sooner, and then the result does
     not depend on the machine's speed. captions: what the tokenizer is trained on, by default the playhouse's; it is not
     trained again where out_dir holds one. model: its `vocab` is replaced by the tokenizer's. held_out: clips on which
-    R@1 of 64 (or of all, if fewer) is measured. Returns the last evaluation, with `loss` and `step`.
+    R@1 of 64 (or of all, if fewer) is measured. start: weights to begin with.
+    Returns the last evaluation, with `loss` and `step`.
     Raises ValueError if out_dir holds a run of another recipe or model.
     """
     from torch.utils.tensorboard import SummaryWriter
@@ -307,6 +312,8 @@ def train_text(
 
     torch.manual_seed(recipe.seed)
     matcher = Matcher(config).to(device)
+    if start is not None:
+        matcher.load_state_dict({name: value.float() for name, value in start.items()})
     averaged = Matcher(config).to(device).requires_grad_(False)
     averaged.load_state_dict(matcher.state_dict())
     optimizer = _optimizer(matcher, recipe)
