@@ -51,7 +51,8 @@ def test_a_seed_is_bitwise_reproducible_and_another_seed_differs(engine: NativeE
 
 def test_a_clip_alone_equals_the_same_clip_in_a_batch(engine: NativeEngine) -> None:
     alone = engine.make_batch(["a red ball bounces"], [5], seconds=2.0, steps=2)[0]
-    batch = engine.make_batch(["a blue box", "a red ball bounces", "rain"], [1, 5, 9], seconds=2.0, steps=2)[1]
+    longer = "a large blue metal ball bounces three times on a stone floor at night while the camera pans"
+    batch = engine.make_batch([longer, "a red ball bounces", "rain"], [1, 5, 9], seconds=2.0, steps=2)[1]
     error = np.mean((alone.frames.astype(float) - batch.frames) ** 2) / 255**2
     assert -10 * np.log10(error + 1e-12) > 40
     assert alone.audio is not None and batch.audio is not None
@@ -85,7 +86,9 @@ def test_what_the_codec_loses_of_the_last_given_frame_fades_from_those_that_foll
     given, coded = np.full((2, 2, 3), 120, np.uint8), np.full((2, 2, 3), 100, np.uint8)
     made = np.full((16, 2, 2, 3), 100, np.uint8)  # nothing moves
     left = making._faded(made, given.astype(np.float32) - coded, 1)[:, 0, 0, 0].astype(float)
-    assert left[0] == round(100 + 20 * making.FADE) and (np.diff(left) <= 0).all() and left[-1] <= 101
+    steps = np.diff(left, prepend=120.0)
+    assert left[0] >= 119 and (steps <= 0).all() and left[making.FADE - 1 :].max() == 100
+    assert abs(steps[0]) < abs(steps).max() / 2  # nothing is to be seen at the seam
     again = making._faded(made[:4], given.astype(np.float32) - coded, 5)[:, 0, 0, 0]  # the next piece goes on
     assert np.array_equal(again, left[4:8])
     assert making._faded(made, np.full((2, 2, 3), 200.0), 1).max() == 255

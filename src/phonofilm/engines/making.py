@@ -35,7 +35,7 @@ from phonofilm.text.encoder import TextEncoder, trim
 from phonofilm.text.tokenizer import Tokenizer
 
 CONTEXT = 4  # video latents (1 s) of the given clip that a continuation sees
-FADE = 0.8  # of the jump behind a continued clip or beside a given image that the next frame still has
+FADE = 10  # frames over which a jump behind a continued clip or beside a given image fades away
 LONGEST = 16  # video latents (4 s) of a strip
 
 
@@ -306,8 +306,12 @@ class Maker(ABC):
 
 
 def _faded(frames: np.ndarray, jump: np.ndarray, after: int) -> np.ndarray:
-    """Frames (T, H, W, 3) with what is left of a jump (H, W, 3) of grey values; the first is `after` frames behind."""
-    left = FADE ** np.maximum(after + np.arange(len(frames)), 0)[:, None, None, None]
+    """Frames (T, H, W, 3) with what is left of a jump (H, W, 3) of grey values; the first is `after` frames behind.
+
+    It fades as half a cosine, which begins gently: an exponential would change most in its first step, at the seam.
+    """
+    share = np.clip((after + np.arange(len(frames))) / FADE, 0, 1)[:, None, None, None]
+    left = 0.5 + 0.5 * np.cos(np.pi * share)
     faded: np.ndarray = (frames + left * jump).round().clip(0, 255).astype(np.uint8)
     return faded
 
