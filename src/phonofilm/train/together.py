@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, multiprocessing
+from tqdm import tqdm
 
 from phonofilm import checkpoint
 from phonofilm.codec.audio import AudioCodecConfig
@@ -138,10 +139,13 @@ def train_together(start: Path, out: Path, recipe: Together, device: str = "cuda
     processes = [context.Process(target=_run, args=(part, job), name=part.__name__) for part in parts]
     for process in processes:
         process.start()
-    while any(process.is_alive() for process in processes):
-        time.sleep(0.5)
-        if any(process.exitcode for process in processes[:2]):  # without codecs all others would wait in vain
-            break
+    with tqdm(total=round(recipe.seconds), desc="all", unit="s", smoothing=0) as bar:
+        while any(process.is_alive() for process in processes):
+            time.sleep(0.5)
+            bar.update(min(bar.total, round(time.time() - job.began)) - bar.n)
+            bar.set_postfix_str(f"{sum(len(b) for b in reel)} clips filmed", refresh=False)
+            if any(process.exitcode for process in processes[:2]):  # without codecs all others would wait in vain
+                break
     for process in processes:
         if process.is_alive():
             process.terminate()
