@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from phonofilm.evaluate import motion
+from phonofilm.evaluate import motion, parser
 from phonofilm.evaluate.background import find_backdrop, find_camera
 from phonofilm.evaluate.parser import Parsed, parse
 from phonofilm.playhouse.render import render
@@ -202,3 +202,10 @@ def test_what_is_no_film_of_the_playhouse_is_parsed_without_an_error() -> None:
     for frames in (smear.astype(np.uint8), patches, rng.integers(0, 255, (24, 128, 128, 3), np.uint8)):
         parsed = parse(frames, 16.0)
         assert all(np.isfinite(actor.x).any() for actor in parsed.actors)
+
+
+@pytest.mark.parametrize("seen", [0, 2])
+def test_who_is_hardly_to_be_seen_has_no_speed(seen: int) -> None:
+    x = np.full(48, np.nan)
+    x[:seen] = 0.5
+    assert parser._cruise(x, 16.0) == 0.0

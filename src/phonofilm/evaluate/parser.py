@@ -515,8 +515,10 @@ def _size(track: _Track, kind: str, scale: float) -> str:
 def _cruise(x: Floats, fps: float) -> float:
     """The speed between 10 and 60 % of a way, before whoever crosses the stage slows down. World units a second."""
     (at,) = np.nonzero(np.isfinite(x))
+    if len(at) < 3:
+        return 0.0
     way = np.maximum.accumulate(np.abs(x[at] - x[at[0]]))
-    if len(at) < 3 or way[-1] < 1e-3:
+    if way[-1] < 1e-3:
         return 0.0
     times = [float(np.interp(share * way[-1], way + 1e-9 * np.arange(len(way)), at)) for share in (0.1, 0.6)]
     return float(0.5 * way[-1] / max(times[1] - times[0], 0.5) * fps)
