@@ -28,6 +28,7 @@ from phonofilm.train.codec import grow as grow_codec
 from phonofilm.train.denoiser import PAINTER, Generator, grow
 from phonofilm.train.footage import Bucket, Footage, encode_batch
 from phonofilm.train.optim import Muon
+from phonofilm.train.painted import channel_weights
 from phonofilm.train.road import train
 
 
@@ -79,6 +80,14 @@ def test_a_reel_grows_while_it_is_learnt_from(weights: Path) -> None:
     next(film)
     assert len(footage) == 4
     assert any("video_z" in footage.at(step) for step in range(8))
+
+
+def test_what_is_seen_is_measured_on_what_is_filmed(weights: Path) -> None:
+    reel_of_4, longer = filmed(weights, 4), reel.empty_reel(16)
+    codec = Codec.load(weights)
+    next(reel.film(longer, codec, 0))  # the rest of it is empty yet
+    whole, growing = (channel_weights(codec, Footage(buckets, 2)) for buckets in (reel_of_4, longer))
+    assert torch.equal(whole, growing)
 
 
 def test_the_vault_crops_as_the_pool_does() -> None:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from phonofilm import checkpoint
-from phonofilm.errors import CheckpointError, InputError
+from phonofilm.errors import CheckpointError, InputError, PhonofilmError
 from phonofilm.latents import Geometry, unpack
 from phonofilm.latents import Latents as Strip
 from phonofilm.model.denoiser import DenoiserConfig
 from phonofilm.storyboard import hold
 from phonofilm.text.encoder import TextEncoderConfig
 from phonofilm.text.tokenizer import START
-from phonofilm.train.denoiser import KIND, PREDECAY, STATE, DenoiserTraining, Generator, train_denoiser
+from phonofilm.train.denoiser import KIND, PREDECAY, STATE, DenoiserTraining, Generator, _Run, train_denoiser
 from phonofilm.train.optim import Average, split_parameters
 from phonofilm.train.schedule import Clock, Plan, bucket
 from phonofilm.train.tasks import Batch, Tasks, ask, change_error, error, mean_error
@@ -455,3 +455,14 @@ def test_it_learns_four_clips_by_heart(tmp_path: Path) -> None:
     wrong = (answer - q.x0_BND).square().mean() / q.x0_BND.square().mean()
     assert wrong < 0.03, wrong
     assert (lost - q.x0_BND)[1:].square().mean() > (answer - q.x0_BND)[1:].square().mean()
+
+
+def test_weights_are_not_saved_behind_a_loss_that_was_not_finite(tmp_path: Path) -> None:
+    config = DenoiserTraining(Plan(steps=1), denoiser=SMALL, compile=False)
+    run = _Run(tmp_path, config, Letters(), TEXT, None, CPU)
+    run.save()
+    before = (tmp_path / "denoiser.safetensors").read_bytes()
+    run.finite &= torch.tensor(False)
+    with pytest.raises(PhonofilmError, match="not finite"):
+        run.save()
+    assert (tmp_path / "denoiser.safetensors").read_bytes() == before

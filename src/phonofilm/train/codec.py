@@ -155,7 +155,7 @@ class _Run(Generic[Model]):
             value, parts = loss(self)
             value.backward()
             norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
-            if self.device.type != "cpu" or bool(torch.isfinite(norm)):  # a GPU would have to be waited for
+            if bool(torch.isfinite(norm)):
                 for optimizer in self.optimizers:
                     optimizer.step()
             self.model.zero_grad(set_to_none=True)

@@ -180,6 +180,7 @@ class _Run:
         self.readers = torch.optim.AdamW(self.alignment.parameters(), lr=config.adamw_rate, weight_decay=0.0)
         self.average = Average(self.model, config.average)
         self.step = 0
+        self.finite = torch.ones((), dtype=torch.bool, device=device)  # whether all losses were; kept where they are
         self.before = {"steps": 0, "seconds": 0.0}  # of the stages before
         self.channel_weights: Tensor | None = None
         self.clock = Clock()
@@ -241,7 +242,9 @@ class _Run:
         return self.folder / (self.config.stage + name)
 
     def save(self, name: str = STATE) -> None:
-        """Write the state, and the averaged weights."""
+        """Write the state, and the averaged weights; nothing if a step that was not looked at had no finite loss."""
+        if not bool(self.finite):
+            raise PhonofilmError(f"the loss was not finite before step {self.step}: lower the learning rate")
         state = {
             "plan": asdict(self.config.plan),
             "model": self._described(),
@@ -341,6 +344,7 @@ class _Run:
                 known["change"] = change_error(answer_BND, question, weight_BN)
                 loss = loss + config.change_weight * known["change"]
             (loss / config.accumulate).backward()
+            self.finite &= torch.isfinite(loss.detach())
             if watched:
                 if not math.isfinite(lost := float(loss.detach())):
                     raise PhonofilmError(f"the loss is {lost} at step {self.step}: lower the learning rate")

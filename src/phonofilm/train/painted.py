@@ -39,7 +39,7 @@ def channel_weights(codec: Codec, footage: Footage, power: float = 0.6) -> Tenso
     last; a small network should learn first what is seen. Measured with the decoder on a few latents; `power` below 1
     softens.
     """
-    bucket = footage.buckets[0].tensors["video_z"]
+    bucket = footage.buckets[0].tensors["video_z"][: len(footage.buckets[0])]  # a reel may still grow
     z = bucket[:: max(1, len(bucket) // 4)][:4, :, :3].float().to(codec.device)
     base = codec.decode_frames(z).float()
     draw = torch.Generator().manual_seed(0)
