@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The whole road of the preset playhouse-cpu: codec, text, denoiser, evaluation. Run it again to go on where it stopped.
+# The whole road of the preset playhouse-cpu: codec, text, denoiser, timer, evaluation. Run it again to go on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/playhouse}
 phonofilm train codec --preset playhouse-cpu --out "$out"
 phonofilm train text --preset playhouse-cpu --out "$out"
 phonofilm train denoiser --preset playhouse-cpu --out "$out"
+phonofilm train timer --preset playhouse-cpu --out "$out"
 phonofilm evaluate --weights "$out" --prompts 500 --out "$out/evaluation"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole road of the preset playhouse-gpu on one GPU of 80 GB: goes on from the shipped weights, all parts at once.
-# From nothing: the three steps of playhouse-cpu.sh with this preset instead.
+# From nothing: the four steps of playhouse-cpu.sh with this preset instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/playhouse-gpu}

@@ -6,4 +6,5 @@ out=${1:-runs/smoke}
 phonofilm train codec --preset smoke --out "$out"
 phonofilm train text --preset smoke --out "$out"
 phonofilm train denoiser --preset smoke --out "$out"
+phonofilm train timer --preset smoke --out "$out"
 phonofilm generate "a red ball bounces" --weights "$out" --seconds 2 --steps 2 -o "$out/smoke.mp4" --sheet

@@ -274,7 +274,7 @@ def test_a_last_image_binds_the_end_alone_however_many_parts_a_clip_has(
     hooks = Hooks()
     request = Request("a red ball bounces", seconds=4.0, steps=1, conditions=given)
     join(engine.generate(request, hooks))
-    assert held == [("last", 8)]  # 1 s that is seen again, 1 s that is left after the first 3 s
+    assert held == [("last", 16)]  # 3 s that are seen again, 1 s that is left after the first 3 s
     assert any("first image is not used" in note for note in hooks.notes)
 
 

@@ -159,3 +159,49 @@ def test_impossible_wishes():
         evaluate(0)
     with pytest.raises(ValueError, match="no_such"):
         evaluate(1, splits=("no_such",))
+
+
+def test_an_evaluation_goes_on_where_it_was_cut_off(tmp_path):
+    """The clips that are kept are not made again, a line that was cut is; other settings are not mixed in."""
+    made: list[int] = []
+
+    def black(prompts: list[str], seeds: list[int], seconds: float, size: tuple[int, int]) -> list[Clip]:
+        made.extend(seeds)
+        silence = Audio(np.zeros((1, 32000), np.float32), RATE)
+        return [Clip(np.zeros((32, size[1], size[0], 3), np.uint8), 16.0, silence) for _ in prompts]
+
+    splits = ("train_like", "held_out_wordings")
+    whole = evaluate(2, tmp_path, splits, black, seconds=2.0, about={"weights": "a"})
+    assert sorted(made) == [0, 0, 1, 1]
+    kept = (tmp_path / "clips.jsonl").read_text().splitlines(keepends=True)
+    assert [json.loads(line).get("split") for line in kept[1::2]] == list(splits)  # they take turns
+    (tmp_path / "clips.jsonl").write_text("".join(kept[:4]) + kept[4][:100])
+    made.clear()
+    done: list[tuple[int, int]] = []
+    again = evaluate(
+        2, tmp_path, splits, black, seconds=2.0, about={"weights": "a"}, progress=lambda *p: done.append(p)
+    )
+    assert made == [1]
+    assert done == [(3, 4), (4, 4)]
+    assert (tmp_path / "clips.jsonl").read_text().splitlines(keepends=True) == kept
+    assert again["splits"]["train_like"]["generated"]["rows"] == whole["splits"]["train_like"]["generated"]["rows"]
+    more = evaluate(3, tmp_path, splits, black, seconds=2.0, about={"weights": "a"})
+    assert more["splits"]["train_like"]["generated"]["clips"] == 3
+    with pytest.raises(InputError, match="another weights"):
+        evaluate(2, tmp_path, splits, black, seconds=2.0, about={"weights": "b"})
+    (tmp_path / "clips.jsonl").write_text("hello\n")
+    with pytest.raises(InputError, match="not the record"):
+        evaluate(2, tmp_path, splits, black, seconds=2.0)
+
+
+def test_a_clip_that_cannot_be_judged_is_counted_and_the_others_go_on(tmp_path):
+    def short(prompts: list[str], seeds: list[int], seconds: float, size: tuple[int, int]) -> list[Clip]:
+        frames = [4 if seed == 1 else 32 for seed in seeds]  # fewer than the parser needs
+        return [Clip(np.zeros((n, size[1], size[0], 3), np.uint8), 16.0, None) for n in frames]
+
+    results = evaluate(3, tmp_path, ("train_like",), short, seconds=2.0)
+    (failed,) = results["about"]["failed"]
+    assert failed.startswith("train_like, seed 1: ValueError")
+    assert results["splits"]["train_like"]["generated"]["clips"] == 2
+    assert "counted nowhere" in (tmp_path / "results.md").read_text()
+    assert evaluate(3, tmp_path, ("train_like",), short, seconds=2.0)["about"]["failed"] == [failed]

@@ -44,7 +44,7 @@ seed = lambda n: torch.Generator().manual_seed(n)
 USE = """
 pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
 pipe.set_progress_bar_config(disable=True)
-assert set(pipe.components) == {"transformer", "text_encoder", "vae", "audio_vae"}
+assert set(pipe.components) == {"transformer", "text_encoder", "vae", "audio_vae", "timer"}
 ask = dict(seconds=2.0, num_inference_steps=2, negative_prompt="a dog")
 steps = []
 told = lambda pipe, step, t, tensors: steps.append((step, t, tuple(tensors["latents"].shape)))

@@ -10,7 +10,7 @@ import phonofilm
 
 ROOT = Path(phonofilm.__file__).parent
 # each may use those before it
-GROUND = ("errors", "files", "clip", "latents", "storyboard", "request", "checkpoint", "media")
+GROUND = ("errors", "files", "clip", "latents", "storyboard", "request", "precision", "checkpoint", "media")
 PARTS = ("codec", "text", "model", "diffusion", "playhouse", "data", "provenance", "energy")
 WORK = ("jobs", "export", "train", "evaluate", "bench")
 FACES = ("cli", "serve", "studio", "__main__")

@@ -12,6 +12,7 @@ from phonofilm.codec.audio import AudioCodec, AudioCodecConfig
 from phonofilm.codec.codec import Codec
 from phonofilm.codec.video import VideoCodec, VideoCodecConfig
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig
+from phonofilm.model.timer import Timer, TimerConfig
 from phonofilm.text.encoder import TextEncoder, TextEncoderConfig
 from phonofilm.text.matcher import Matcher, MatcherConfig
 from phonofilm.text.tokenizer import Tokenizer, train_tokenizer
@@ -20,7 +21,7 @@ TINY = (16, 16, 16)
 
 
 def make_weights(folder: Path, seed: int = 0) -> Path:
-    """Write codec, tokenizer, denoiser and matcher; returns the folder."""
+    """Write codec, tokenizer, denoiser, timer and matcher; returns the folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         codec = Codec(
@@ -45,4 +46,6 @@ def make_weights(folder: Path, seed: int = 0) -> Path:
         )  # fmt: skip
         wide = MatcherConfig(size, width=64, text_layers=1, strip_layers=1, heads=2, embedding=16)
         checkpoint.save(folder / "matcher.safetensors", Matcher(wide).state_dict(), kind="matcher", config=asdict(wide))
+        small = TimerConfig(width=16, blocks=1)
+        checkpoint.save(folder / "timer.safetensors", Timer(small).state_dict(), kind="timer", config=asdict(small))
     return folder

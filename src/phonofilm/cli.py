@@ -493,9 +493,9 @@ def _verify(a: argparse.Namespace) -> int:
 def _add_train(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "what",
-        choices=("codec", "decoder", "text", "denoiser", "all"),
-        help="the step; decoder: more of the picture's decoder alone, which leaves all else valid; all: go on with "
-        "everything at once, on one large GPU",
+        choices=("codec", "decoder", "text", "denoiser", "timer", "all"),
+        help="the step; decoder: more of the picture's decoder alone, which leaves all else valid; timer: when what is "
+        "seen is heard, which takes minutes; all: go on with everything at once, on one large GPU",
     )
     p.add_argument("--preset", choices=("playhouse-cpu", "playhouse-gpu", "smoke"), default="playhouse-cpu")
     p.add_argument("--out", type=Path, default=Path("runs/playhouse"), metavar="DIR",

@@ -143,6 +143,31 @@ def worth() -> Tensor:
     return weights / weights.mean()
 
 
+@cache
+def _of_actors(*names: str) -> Tensor:
+    found = torch.zeros(TOKEN_WIDTH, dtype=torch.bool)
+    for slot in range(SLOTS):
+        for name in names:
+            found[channels(name, slot)] = True
+    return found
+
+
+def heard() -> Tensor:
+    """(128,) bool: the numbers that tell what is heard, not seen."""
+    return _of_actors("hit", "level")
+
+
+def measured() -> Tensor:
+    """(128,) bool: the numbers that a picture tells exactly, but not who is there.
+
+    Where actors are, how they hold themselves, what the camera does, and how the set is dressed.
+    """
+    found = _of_actors("x", "y", "seen", "pose", "turn", "round", "radius").clone()
+    for name in ("pan", "zoom", "sky", "looks"):
+        found[channels(name)] = True
+    return found
+
+
 def hold(board_BTD: Tensor, frame: int) -> Tensor:
     """The storyboard of the clip's first (0) or last (-1) frame as a picture that stands still; both as on the strip:
     (B, T, 128) → (B, 1, 128)."""
@@ -155,17 +180,34 @@ def hold(board_BTD: Tensor, frame: int) -> Tensor:
     return to_tokens(token)
 
 
-def steady(tokens_BTD: Tensor) -> Tensor:
+def steady(tokens_BTD: Tensor, of_T: Tensor | None = None) -> Tensor:
     """The nearest storyboard in which nobody changes: who is there, how large, floor, light and set are the mean of all
-    its tokens, the size as the camera sees it. Tokens as on the strip, (B, T, 128); one that is true stays as it is."""
+    its tokens, or of those alone where `of_T` (bool) is true; the size as the camera sees it. Tokens as on the strip,
+    (B, T, 128); one that is true stays as it is."""
     board = from_tokens(tokens_BTD)
+
+    def mean(values_BTX: Tensor) -> Tensor:
+        return (values_BTX if of_T is None else values_BTX[..., of_T, :]).mean(-2, keepdim=True)
+
     closer = 1 + ZOOM_UNIT * board[..., channels("zoom")].clamp(min=-0.5)
     for slot in range(SLOTS):
         size = channels("radius", slot)
-        board[..., size] = (board[..., size] / closer).mean(-2, keepdim=True) * closer
+        board[..., size] = mean(board[..., size] / closer) * closer
     lasting = [channels(name, slot) for slot in range(SLOTS) for name in ("kind", "colour", "material")]
     for span in (*lasting, *(channels(name) for name in ("floor", "light", "sky", "looks"))):
-        board[..., span] = board[..., span].mean(-2, keepdim=True)
+        board[..., span] = mean(board[..., span])
+    return to_tokens(board)
+
+
+def under_skies(board_BTD: Tensor, which: int, count: int) -> Tensor:
+    """A storyboard beneath `count` skies, evenly spaced: (B, T, 128) → (B, count, T, 128), both as on the strip.
+
+    which: of the two angles of the sky, 0 that of clouds and hills, 1 that of sun and window.
+    """
+    board = from_tokens(board_BTD)[:, None].repeat(1, count, 1, 1)
+    angles = torch.arange(count, device=board.device)[:, None] * (2 * torch.pi / count)
+    start = channels("sky").start + which
+    board[..., start], board[..., start + 2] = torch.sin(angles).to(board), torch.cos(angles).to(board)
     return to_tokens(board)
 
 

@@ -20,11 +20,11 @@ from phonofilm.clip import NATIVE_FPS, NATIVE_RATE, Audio, Clip
 from phonofilm.codec.audio import AudioCodec, AudioCodecConfig
 from phonofilm.codec.video import FRAMES_PER_LATENT, PIXELS_PER_LATENT, State, VideoCodec, VideoCodecConfig
 from phonofilm.errors import CheckpointError
+from phonofilm.precision import native_type
 
 VIDEO_KIND, AUDIO_KIND = "video-codec", "audio-codec"
 VIDEO_FILE, AUDIO_FILE = f"{VIDEO_KIND}.safetensors", f"{AUDIO_KIND}.safetensors"
 
-PRECISION = torch.bfloat16  # in which the convolutions of the picture are computed
 COMPRESSION = FRAMES_PER_LATENT * PIXELS_PER_LATENT**2 * 3 / VideoCodecConfig().channels  # values in / values out
 
 
@@ -41,8 +41,10 @@ class Codec:
         return self.video.mean.device
 
     @classmethod
-    def load(cls, directory: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = PRECISION) -> Codec:
-        """Read both codecs from a directory. `dtype`: in which the convolutions of the picture are computed.
+    def load(cls, directory: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Codec:
+        """Read both codecs from a directory.
+
+        dtype: in which the convolutions of the picture are computed; None: as is fastest on the device.
 
         Raises CheckpointError when a file is missing, damaged or of another kind.
         """
@@ -53,7 +55,7 @@ class Codec:
             models.append(_build(stored, Path(directory) / file).to(device))
         video, audio = models
         assert isinstance(video, VideoCodec) and isinstance(audio, AudioCodec)
-        return cls(_computing_in(video, dtype), audio, hash=_joint_hash(*hashes))
+        return cls(_computing_in(video, dtype or native_type(device)), audio, hash=_joint_hash(*hashes))
 
     def save(self, directory: str | Path) -> None:
         """Write both codecs into a directory, as bf16; afterwards `hash` is that of what was written."""

@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -50,16 +49,25 @@ def ssim(made_THWC: Picture, true_THWC: Picture) -> float:
     """Mean structural similarity of uint8 frames (Wang et al. 2004: Gaussian of 11 pixels, sigma 1.5), each channel."""
     x, y = (torch.from_numpy(np.ascontiguousarray(v)).float().permute(0, 3, 1, 2) for v in (made_THWC, true_THWC))
     ramp = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2))
-    ramp = ramp / ramp.sum()
+    down, across = (_sliding(ramp / ramp.sum(), size) for size in x.shape[-2:])
 
     def blur(v: Tensor) -> Tensor:
-        v = v.flatten(0, 1)[:, None]
-        return F.conv2d(F.conv2d(v, ramp.view(1, 1, 11, 1)), ramp.view(1, 1, 1, 11))
+        return down @ v @ across.T
 
     mx, my = blur(x), blur(y)
     vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     return float((((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean())
+
+
+def _sliding(kernel_K: Tensor, size: int) -> Tensor:
+    """(size - K + 1, size): the matrix that slides a kernel along; its product is many times faster than one channel's
+    convolution."""
+    rows = torch.arange(size - len(kernel_K) + 1)
+    matrix = torch.zeros(len(rows), size)
+    for k, value in enumerate(kernel_K):
+        matrix[rows, rows + k] = value
+    return matrix
 
 
 def log_spectral_distance(made_N: NDArray[np.float32], true_N: NDArray[np.float32], floor_db: float = -80.0) -> float:

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from phonofilm.diffusion.sampler import Denoise, Progress, Sampler
+from phonofilm.diffusion.sampler import Denoise, Progress, Sampler, toward
 from phonofilm.latents import Geometry
-from phonofilm.storyboard import speaks, steady, with_lips
+from phonofilm.storyboard import measured, speaks, steady, under_skies, with_lips
+
+VAGUE: Final = 0.95  # noise level above which storyboards that are read off a picture are not yet compared
+CLEAR: Final = 0.6  # and below which their sky is settled
+SKIES: Final = 16  # that are tried
+NUDGES: Final = 2  # steps down the gradient at each noise level
+LAST_NUDGES: Final = 12  # and at the end
+NUDGE: Final = 0.1  # the longest of them, in units of the strip
+SOFT: Final = 0.3  # of the usual gradient: from which on a step is no longer proportional to it
 
 
 def draw_board(
@@ -31,6 +41,8 @@ def draw_board(
     *,
     draft_BTD: Tensor | None = None,
     free: float = 1.0,
+    held_BTD: Tensor | None = None,
+    held_T: Tensor | None = None,
 ) -> Tensor:
     """Denoise a storyboard (B, T, D); in each step nobody in it changes who he is (`storyboard.steady`).
 
@@ -40,6 +52,8 @@ def draw_board(
         noise_BTD: what the storyboard starts with.
         sampler, times, callback: see `Sampler`.
         draft_BTD, free: a storyboard that is gone over again from noise level `free` on, in (0, 1].
+        held_BTD, held_T: a storyboard that is known, and of which tokens (bool); they are kept, and the others follow
+            (replacement, 2011.13456).
     """
     B, T = noise_BTD.shape[:2]
     unseen = bool((mask_BN[:, geometry.video] == 1).all())
@@ -53,10 +67,113 @@ def draw_board(
 
     def denoise(x_BTD: Tensor, t_BT: Tensor) -> Tensor:
         answer_BND = bound(torch.cat([x_BND, x_BTD], dim=1), torch.cat([mask_BN, t_BT], dim=1))
-        return steady(answer_BND[:, geometry.board])
+        if held_BTD is None or held_T is None:
+            return steady(answer_BND[:, geometry.board])
+        return steady(torch.where(held_T[:, None], held_BTD, answer_BND[:, geometry.board]), held_T)
 
     begin_BTD = noise_BTD if draft_BTD is None else torch.lerp(draft_BTD, noise_BTD, free)
     return sampler(denoise, begin_BTD, noise_BTD.new_full((B, T), free), times, callback)
+
+
+def read_board(
+    bind: Callable[[Geometry], Denoise],
+    x_BND: Tensor,
+    mask_BN: Tensor,
+    geometry: Geometry,
+    noise_BSKTD: Tensor,
+    explain: Callable[[Tensor], Tensor],
+    known_T: Tensor,
+    times: Tensor,
+    callback: Callable[[Progress], None] | None = None,
+) -> Tensor:
+    """The storyboard (B, T, D) of a picture that is given, as far as it is given.
+
+    Who paints knows best what a storyboard looks like: K of them are denoised at once, and of each token the one is
+    kept beneath which the given picture is least surprising; a few steps down the gradient of that surprise put it
+    right; then it is noised anew, K times, and so on to the end. Particles with the likelihood of what is given (cf.
+    2206.04119), chosen token by token as far as a picture shows one instant, with a gradient on the predicted clean
+    storyboard alone (2311.16424).
+
+    Args:
+        bind, x_BND, mask_BN, geometry, times, callback: see `draw_board`; B K strips are denoised at once.
+        noise_BSKTD: what the storyboards start with, and what they are noised with after each step; S times in all.
+        explain: storyboards (N, T, D) with N a multiple of B → the surprise of each of their tokens (N, T), which can
+            be differentiated; only that of known tokens is looked at.
+        known_T: bool, which tokens' picture is given. What follows goes on from who explains the last known one best.
+    """
+    B, _, K, T, _ = noise_BSKTD.shape
+    geometry = replace(geometry, boards=T)
+    bound = bind(geometry)
+    x_BND, mask_BN = (v.repeat_interleave(K, 0) for v in (x_BND, mask_BN))
+    x_NTD, kept_BTD = noise_BSKTD[:, 0].flatten(0, 1), None
+    (known,) = torch.nonzero(known_T, as_tuple=True)
+    nearest_T = known[(torch.arange(T, device=known.device)[:, None] - known).abs().argmin(1)]
+    grid, dressed = [float(t) for t in times], False
+    for step, (t, s) in enumerate(pairwise(grid)):
+        levels_NT = mask_BN.new_full((B * K, T), t)
+        answer_NMD = bound(torch.cat([x_BND, x_NTD], dim=1), torch.cat([mask_BN, levels_NT], dim=1))
+        clean_BKTD = steady(answer_NMD[:, geometry.board]).view(B, K, T, -1)
+        if t > VAGUE:
+            x_NTD = toward(x_NTD, clean_BKTD.flatten(0, 1), t, s)
+        else:
+            if kept_BTD is not None:
+                clean_BKTD = torch.cat([clean_BKTD, kept_BTD[:, None]], dim=1)
+            kept_BTD = _most_likely(clean_BKTD, explain, nearest_T)
+            if not dressed:  # as much of the picture as the actors, and no draft hits upon it by chance
+                for angle in (0, 1):
+                    skies_BKTD = torch.cat([kept_BTD[:, None], under_skies(kept_BTD, angle, SKIES)], dim=1)
+                    kept_BTD = _most_likely(skies_BKTD, explain, nearest_T, whole=True)
+                dressed = t < CLEAR
+            kept_BTD = _nudged(kept_BTD, explain, known_T, LAST_NUDGES if s == 0 else NUDGES)
+            fresh_BKTD = noise_BSKTD[:, step + 1]
+            x_NTD = torch.lerp(kept_BTD[:, None].expand_as(fresh_BKTD), fresh_BKTD, s).flatten(0, 1)
+        if callback is not None:
+            callback(Progress(step + 1, len(grid) - 1, s, x_NTD))
+    assert kept_BTD is not None, "the grid of times does not end below VAGUE"
+    return kept_BTD
+
+
+def _most_likely(
+    some_BKTD: Tensor, explain: Callable[[Tensor], Tensor], nearest_T: Tensor, *, whole: bool = False
+) -> Tensor:
+    """Of each token the one that explains the picture best, with its neighbours'; or a whole storyboard, if better.
+
+    whole: only whole ones are compared.
+    """
+    B, _, T, D = some_BKTD.shape
+
+    def surprise(some_BKTD: Tensor) -> Tensor:
+        found: Tensor = explain(some_BKTD.transpose(0, 1).flatten(0, 1)).view(-1, B, T).transpose(0, 1)[..., nearest_T]
+        return found
+
+    found_BKT = surprise(some_BKTD)
+    best_B = found_BKT.mean(2).argmin(1)
+    whole_BTD = some_BKTD[torch.arange(B, device=best_B.device), best_B]
+    if whole:
+        return whole_BTD
+    ends = [found_BKT[..., :1], found_BKT, found_BKT[..., -1:]]
+    wide_BKX = torch.cat(ends, dim=-1)
+    smooth_BKT = wide_BKX[..., :-2] / 4 + wide_BKX[..., 1:-1] / 2 + wide_BKX[..., 2:] / 4
+    pick_BT = smooth_BKT.argmin(1)
+    mixed_BTD = steady(some_BKTD.gather(1, pick_BT[:, None, :, None].expand(-1, 1, -1, D))[:, 0])
+    better_B = found_BKT.mean(2).amin(1) < surprise(mixed_BTD[:, None]).mean((1, 2))
+    return torch.where(better_B[:, None, None], whole_BTD, mixed_BTD)
+
+
+def _nudged(board_BTD: Tensor, explain: Callable[[Tensor], Tensor], known_T: Tensor, steps: int) -> Tensor:
+    """Some steps down the gradient of the surprise, of what moves. Where the gradient is large a step is `NUDGE`; where
+    it is small, in what the picture tells little of, it is proportional to it."""
+    free_D = measured().to(board_BTD.device)
+    with torch.inference_mode(False), torch.enable_grad():
+        board_BTD = board_BTD.detach().clone()
+        for k in range(steps):
+            leaf_BTD = board_BTD.requires_grad_()
+            (slope_BTD,) = torch.autograd.grad((explain(leaf_BTD) * known_T).sum(), leaf_BTD)
+            slope_BTD = slope_BTD * free_D
+            usual_B11 = slope_BTD.square().mean((1, 2), keepdim=True).sqrt().clamp(min=1e-12)
+            share_BTD = slope_BTD / (slope_BTD.abs() + SOFT * usual_B11)
+            board_BTD = (board_BTD - NUDGE * (1 - k / steps) * share_BTD).detach()
+    return steady(board_BTD)
 
 
 def lip_sync(

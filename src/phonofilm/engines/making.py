@@ -20,7 +20,7 @@ from phonofilm import latents
 from phonofilm.clip import NATIVE_FPS, NATIVE_RATE, Audio, Clip
 from phonofilm.codec.anchor import ENDS, End, anchor
 from phonofilm.codec.codec import Codec
-from phonofilm.diffusion.ahead import draw_board, lip_sync
+from phonofilm.diffusion.ahead import draw_board, lip_sync, read_board
 from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance, TrackGuidance
 from phonofilm.diffusion.noise import strip_noise
 from phonofilm.diffusion.sampler import Denoise
@@ -30,11 +30,12 @@ from phonofilm.engines.masks import composed, free_tokens
 from phonofilm.errors import InputError
 from phonofilm.latents import Geometry, Latents
 from phonofilm.model.denoiser import Denoiser
+from phonofilm.model.timer import Timer
 from phonofilm.request import Request
 from phonofilm.text.encoder import TextEncoder, trim
 from phonofilm.text.tokenizer import Tokenizer
 
-CONTEXT = 4  # video latents (1 s) of the given clip that a continuation sees
+CONTEXT = 4  # video latents (1 s) at least of the given clip that a continuation sees
 FADE = 10  # frames over which a jump behind a continued clip or beside a given image fades away
 LONGEST = 16  # video latents (4 s) of a strip
 
@@ -76,6 +77,11 @@ class Maker(ABC):
     def _model(self) -> tuple[Denoiser, TextEncoder, str]:
         """The denoiser, the text encoder, and the hash of their weights."""
 
+    @property
+    def timer(self) -> Timer | None:
+        """What tells when that which is seen is heard, if there is one."""
+        return None
+
     def _judge(self, prompts: Sequence[str], geometry: Geometry, batch: int) -> Callable[[Tensor], Tensor]:
         """x0_BND → (B,): how well predicted strips match their prompts. Raises InputError where nothing judges."""
         raise InputError("match_guidance needs a matcher, here is none", "match_guidance")
@@ -87,10 +93,13 @@ class Maker(ABC):
         width, height = request.pixels
         if request.picture:
             return self._empty(Geometry(1, height // 32, width // 32)), 0
-        context = CONTEXT if past else 0
+        context = _context(past[-1], frames_left) if past else 0
         count = min(latents.latents_from_frames(frames_left), LONGEST - context) + context
         seconds = latents.seconds_from_latents(count)
-        instants = [0.0 if end == "first" else seconds for end in images]
+        if past:  # the frame before the new ones is shown, too: what stands still goes on as it is
+            images = {"first": Clip(past[-1].frames[-1:], NATIVE_FPS), **images}
+        begin = latents.seconds_from_latents(context)
+        instants = [begin if end == "first" else seconds for end in images]
         g = Geometry(count, height // 32, width // 32, latents.columns_from_latents(count), tuple(instants))
         strip = self._empty(g)
         values, mask = strip.values_BND, strip.mask_BN
@@ -202,29 +211,42 @@ class Maker(ABC):
         chosen = SAMPLERS[sampler or d.sampler]()
         grid = shifted_times(steps or d.steps, d.shift)
         if boards and board_BTD is None:
-            times = shifted_times(d.boards, d.board_shift)
-            noise = strip_noise(seeds, Geometry(0, g.height, g.width, boards=boards * drafts), self.device)
-            noise = noise.view(B, drafts, boards, -1)
-            x_BND, mask_BN = (x.repeat_interleave(drafts, 0) for x in (strip.values_BND, mask))
-            drawn_BTD = draw_board(
-                lambda g: bind(g, d.board_guidance, drafts), x_BND, mask_BN, g, noise.flatten(0, 1), chosen, times,
-                watch,
-            ).view(noise.shape)  # fmt: skip
-            board_BTD = denoiser.reader.best(drawn_BTD, with_text, said) if drafts > 1 else drawn_BTD[:, 0]
-            if d.again:
-                board_BTD = draw_board(
-                    lambda g: bind(g, d.board_guidance), strip.values_BND, mask, g, noise[:, 0], chosen, times, watch,
-                    draft_BTD=board_BTD, free=d.again,
+            times, rest = shifted_times(d.boards, d.board_shift), shifted_times(d.lips, d.board_shift)
+            seen = self._given_picture(strip)
+            count = drafts * (len(times) if seen else 1)
+            noise = strip_noise(seeds, Geometry(0, g.height, g.width, boards=boards * count), self.device)
+            noise = noise.view(B, -1, drafts, boards, latents.TOKEN_WIDTH)
+            held_BTD = held_T = None
+            if seen:
+                explain, held_T = seen
+                board_BTD = held_BTD = read_board(
+                    lambda g: bind(g, d.board_guidance, drafts), strip.values_BND, mask, g, noise, explain, held_T,
+                    times, watch,
                 )  # fmt: skip
+            if held_T is None or not bool(held_T.all()):
+                x_BND, mask_BN = (x.repeat_interleave(drafts, 0) for x in (strip.values_BND, mask))
+                drawn_BTD = draw_board(
+                    lambda g: bind(g, d.board_guidance, drafts), x_BND, mask_BN, g, noise[:, 0].flatten(0, 1), chosen,
+                    times, watch, held_T=held_T,
+                    held_BTD=None if held_BTD is None else held_BTD.repeat_interleave(drafts, 0),
+                ).view(B, drafts, boards, -1)  # fmt: skip
+                board_BTD = denoiser.reader.best(drawn_BTD, with_text, said) if drafts > 1 else drawn_BTD[:, 0]
+                if d.again:
+                    board_BTD = draw_board(
+                        lambda g: bind(g, d.board_guidance), strip.values_BND, mask, g, noise[:, 0, 0], chosen, times,
+                        watch, draft_BTD=board_BTD, free=d.again, held_BTD=held_BTD, held_T=held_T,
+                    )  # fmt: skip
+            assert board_BTD is not None
             if denoiser.config.lips:
                 board_BTD = lip_sync(
                     board_BTD, strip.values_BND, mask, g,
                     lambda x, m, g: chosen(guided(g), x, m, shifted_times(d.lips, d.shift), watch),
                     lambda x, m: draw_board(
-                        lambda g: bind(g, d.board_guidance), x, m, g, noise[:, 0], chosen,
-                        shifted_times(d.lips, d.board_shift), watch,
+                        lambda g: bind(g, d.board_guidance), x, m, g, noise[:, 0, 0], chosen, rest, watch
                     ),
                 )  # fmt: skip
+            if self.timer is not None:
+                board_BTD = self.timer.timed(board_BTD)
         if boards:
             assert board_BTD is not None
             strip = latents.with_board(strip, board_BTD.expand(B, -1, -1), free=0)
@@ -237,6 +259,30 @@ class Maker(ABC):
             denoise = MatchGuidance(denoise, self._judge(prompts, g, B), match_guidance)
         made = chosen(denoise, strip.values_BND, strip.mask_BN, grid, callback)
         return latents.without_board(replace(strip, values_BND=made))
+
+    def _given_picture(self, strip: Latents) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:
+        """Where a part of the picture is given: how badly a storyboard explains it, (N, T, D) → (N, T), and of which
+        tokens anything is given, (T,) bool; N is B or a multiple, with B the fastest. See `read_board`.
+
+        The picture that the storyboard alone lets expect, at noise level 1, is compared with that which is given.
+        """
+        g, denoiser = strip.geometry, self._model[0]
+        given_BTN = (strip.mask_BN[:, g.video] == 0).view(len(strip.mask_BN), g.latents, -1)
+        share_BT = given_BTN.float().mean(-1)
+        if not bool(given_BTN.any()):
+            return None
+        short = Geometry(g.latents, g.height, g.width, boards=g.latents)
+        wanted_BND, B = strip.values_BND[:, g.video], len(strip.mask_BN)
+
+        def explain(board_NTD: Tensor) -> Tensor:
+            N, T, _ = board_NTD.shape
+            t_NM = torch.cat([wanted_BND.new_ones(N, g.n_video), wanted_BND.new_zeros(N, T)], dim=1)
+            x_NMD = torch.cat([torch.zeros_like(wanted_BND).repeat(N // B, 1, 1), board_NTD], dim=1)
+            error_NVD = denoiser.paint(x_NMD, t_NM, short) - wanted_BND.repeat(N // B, 1, 1)
+            error_NTN = error_NVD.square().mean(-1).view(N, T, -1) * given_BTN.repeat(N // B, 1, 1)
+            return error_NTN.mean(-1) / share_BT.clamp(min=1e-6).repeat(N // B, 1)
+
+        return explain, (share_BT > 0.5).any(0) if bool((share_BT > 0.5).any()) else (share_BT > 0).any(0)
 
     def _tokens(self, prompt: str, negative: str) -> int:
         """How many tokens a prompt and its negative one are filled up to."""
@@ -321,6 +367,14 @@ def images_of(given: Mapping[str, Clip], past: Sequence[Clip], frames_left: int)
     longest = latents.frames_from_latents(LONGEST - (CONTEXT if past else 0))
     binds = {"first": not past, "last": frames_left <= longest}
     return {end: given[end] for end in ENDS if end in given and binds[end]}
+
+
+def _context(past: Clip, frames_left: int) -> int:
+    """How many video latents of what is past a strip begins with: as many as it has room for. How a clip begins tells
+    how it goes on, and a strip of which the first half is given is what the model was trained on."""
+    return max(
+        CONTEXT, min(len(past.frames) // latents.FRAMES_PER_LATENT, LONGEST - latents.latents_from_frames(frames_left))
+    )
 
 
 def _sound_tokens(audio_z: Tensor) -> Tensor:

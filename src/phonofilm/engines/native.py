@@ -29,6 +29,8 @@ from phonofilm.errors import Cancelled, InputError
 from phonofilm.latents import Geometry, Latents
 from phonofilm.media import read, read_audio, read_mask
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig
+from phonofilm.model.timer import FILE as TIMER_FILE
+from phonofilm.model.timer import Timer, load_timer
 from phonofilm.request import Request
 from phonofilm.text.encoder import TextEncoder, TextEncoderConfig
 from phonofilm.text.matcher import Matcher, MatcherConfig
@@ -91,6 +93,16 @@ class NativeEngine(Maker):
         matcher = Matcher(MatcherConfig(**stored.config))
         matcher.load_state_dict(stored.tensors)
         return matcher.to(self.device).float().eval()
+
+    @property
+    def digest(self) -> str:
+        """Hash of the denoiser's and the text encoder's weights."""
+        return self._model[2]
+
+    @cached_property
+    def timer(self) -> Timer | None:
+        path = self.folder / TIMER_FILE
+        return load_timer(path, self.device) if path.exists() else None
 
     # --- generation -------------------------------------------------------------------------------------------------
     def generate(self, request: Request, hooks: Hooks | None = None) -> Iterator[Chunk]:

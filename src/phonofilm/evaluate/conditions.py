@@ -5,7 +5,11 @@ Every condition is taken from a true clip, so that what follows from it can be m
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,6 +21,7 @@ from phonofilm.codec.metrics import psnr
 from phonofilm.evaluate.run import clip_of
 from phonofilm.evaluate.score import judge
 from phonofilm.evaluate.sync import lag_summary
+from phonofilm.files import replacing
 from phonofilm.playhouse.captions import describe_with_claims
 from phonofilm.playhouse.casting import draw_scene
 from phonofilm.playhouse.playhouse import film
@@ -99,6 +104,23 @@ def measure_conditions(
         "audio": {"lips": lag_summary(found.get("lips", [])), "blows": lag_summary(found.get("audio", []))},
         "matcher": matcher_recall(engine),
     }  # fmt: skip
+
+
+def measured_conditions(
+    engine: NativeEngine, count: int, path: Path | None, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """`measure_conditions`, or what is kept of it in the file `path`, if that is of the same weights and settings."""
+    about = {"weights": engine.digest, "defaults": asdict(engine.defaults), "clips": count}
+    if path is not None and path.exists():
+        with suppress(ValueError, AttributeError):
+            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if kept.get("about") == about:
+                return dict(kept["found"])
+    found = measure_conditions(engine, count, progress)
+    if path is not None:
+        with replacing(path) as beside:
+            beside.write_text(json.dumps({"about": about, "found": found}, indent=1) + "\n", encoding="utf-8")
+    return found
 
 
 def true_clip(seed: int, seconds: float = SECONDS) -> tuple[Scene, str, frozenset[str], Clip]:

@@ -6,7 +6,7 @@ import html
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,7 +58,8 @@ def summarise(cases: Sequence[Case], about: dict[str, Any]) -> dict[str, Any]:
             if any(column in c.verdicts for c in own)
         }
     floors = {"word": 1 / len(WORDS), "sound": 1 / len(SOUND_CLASSES), "colour": 0.1, "size": 1 / 3, "count": 1 / 3}
-    return {"about": {**about, "chance": floors, "bias_ms": BIAS_MS}, "splits": splits}
+    failed = [f"{c.split}, seed {c.seed}: {c.failed}" for c in cases if c.failed]
+    return {"about": {**about, "chance": floors, "bias_ms": BIAS_MS, "failed": failed}, "splits": splits}
 
 
 def _column(cases: Sequence[Case], column: str) -> dict[str, Any]:
@@ -130,6 +131,8 @@ def markdown(results: dict[str, Any]) -> str:
         + "Shares in percent with 95 % Wilson intervals; macro: mean over actors; worst: the worst actor.",
         f"Chance: word {100 * about['chance']['word']:.1f}, sound class {100 * about['chance']['sound']:.1f}.",
     ]
+    if about["failed"]:
+        lines += ["", f"Not measured, and counted nowhere: {'; '.join(about['failed'])}."]
     for split, columns in results["splits"].items():
         names = list(columns)
         lines += ["", f"## {split}", "", "| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
@@ -193,20 +196,28 @@ def _fidelity_line(fidelity: dict[str, Any]) -> str:
     )
 
 
-def write_report(out: Path, results: dict[str, Any], sheets: Sequence[tuple[Case, dict[str, Clip]]]) -> None:
-    """Write results.json, results.md and index.html with a contact sheet of each clip into the folder `out`."""
+def write_sheets(out: Path, case: Case, clips: Mapping[str, Clip]) -> None:
+    """Write a contact sheet of each of a case's clips into the folder `out`, for `write_report`."""
     from phonofilm.media import contact_sheet
 
+    for column, clip in clips.items():
+        contact_sheet(clip, out / _sheet(case, column), title=f"{column}: {case.prompt}", frames=12)
+
+
+def _sheet(case: Case, column: str) -> str:
+    return f"{case.split}-{case.seed:03d}-{column}.png"
+
+
+def write_report(out: Path, results: dict[str, Any], shown: Sequence[Case]) -> None:
+    """Write results.json, results.md and index.html, with the sheets of the cases that are shown, into `out`."""
     text = markdown(results)
     figures = []
-    for case, clips in sheets:
-        name = f"{case.split}-{case.seed:03d}"
+    for case in shown:
         cells = []
-        for column, clip in clips.items():
-            contact_sheet(clip, out / f"{name}-{column}.png", title=f"{column}: {case.prompt}", frames=12)
-            wrong = "; ".join(case.verdicts[column].wrong) or "all right"
+        for column, verdict in case.verdicts.items():
+            wrong = "; ".join(verdict.wrong) or "all right"
             cells.append(
-                f'<figure><img loading="lazy" src="{name}-{column}.png" alt="{html.escape(column)}">'
+                f'<figure><img loading="lazy" src="{_sheet(case, column)}" alt="{html.escape(column)}">'
                 f"<figcaption>{html.escape(column)}: {html.escape(wrong)}</figcaption></figure>"
             )
         figures.append(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,8 @@ import torch
 from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE, Audio, Clip
 from phonofilm.codec.metrics import log_spectral_distance, onset_shift_ms, psnr, psnr_in_boxes, ssim
 from phonofilm.errors import InputError
-from phonofilm.evaluate.report import summarise, write_report
+from phonofilm.evaluate.ledger import Ledger
+from phonofilm.evaluate.report import summarise, write_report, write_sheets
 from phonofilm.evaluate.score import Verdict, judge
 from phonofilm.playhouse.captions import describe_with_claims
 from phonofilm.playhouse.casting import draw_scene
@@ -38,6 +39,7 @@ SPLITS: Final = ("train_like", "held_out_combinations", "held_out_wordings")
 COLUMNS: Final = ("truth", "codec", "generated")
 FIRST_SEED: Final = 0  # of each split: scene k has seed FIRST_SEED + k
 BATCH: Final = 8  # clips that are filmed, coded and generated together
+CLIPS: Final = "clips.jsonl"  # what was measured of each clip
 SHEETS: Final = 6  # clips of each split that are shown, the first ones
 
 
@@ -54,6 +56,7 @@ class Case:
     fidelity: dict[str, float] = field(default_factory=dict)  # of the codec: PSNR, SSIM, log-spectral distance, ...
     kind_psnr: list[tuple[str, float]] = field(default_factory=list)  # inside the boxes of each actor, dB
     shifts_ms: list[float] = field(default_factory=list)  # of onsets by the codec
+    failed: str = ""  # why it could not be measured, if so
 
 
 def cases(prompts: int, splits: Sequence[str] = SPLITS, seconds: float | None = None) -> list[Case]:
@@ -77,6 +80,7 @@ def evaluate(
     *,
     seconds: float | None = 3.0,
     size: tuple[int, int] = FORMATS["square"],
+    about: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
     workers: int = 1,
@@ -85,26 +89,36 @@ def evaluate(
     """Measure truth, codec (if given) and generated clips (if a generator is given) on `prompts` scenes a split.
 
     Returns the results, and writes them with contact sheets of the first clips to `out` (results.json, results.md,
-    index.html), if given. extra: what else belongs to the results. progress(done, total) is called after each batch.
-    workers: processes of one thread each that share the work, where there are more than one; `players` (a function that
-    can be pickled) makes generator and codec in each of them, in place of those here.
+    index.html), if given. What is measured is kept there after each batch (clips.jsonl), and the splits take turns: an
+    evaluation can be cut off at any time, and the same call goes on where it was.
+    about: what is measured, as plain JSON, so that nothing else is added to it. extra: what else belongs to the
+    results. progress(done, total) is called after each batch. workers: processes of one thread each that share the
+    work, where there are more than one; `players` (a function that can be pickled) makes generator and codec in each of
+    them, in place of those here.
     Raises ValueError for an unknown split and lengths outside 2 to 4 s, InputError for fewer than 1 prompt.
     """
     if prompts < 1:
         raise InputError(f"prompts must be at least 1, got {prompts}")
     every = cases(prompts, splits, seconds)
-    measured: list[Case] = []
-    sheets: list[tuple[Case, dict[str, Clip]]] = []
-    for some, shown in _measured(list(_batches(every)), size, generator, codec, workers, players):
+    settings = {"size": list(size), "seconds": seconds, "first_seed": FIRST_SEED, **(about or {})}
+    ledger = None if out is None else Ledger(Path(out) / CLIPS, settings)
+    measured = [case for case in every if ledger is not None and ledger.recall(case)]
+    if progress is not None and measured:
+        progress(len(measured), len(every))
+    known = {(case.split, case.seed) for case in measured}
+    batches = list(_batches([case for case in every if (case.split, case.seed) not in known]))
+    for some, shown in _measured(batches, size, generator, codec, workers, players):
         measured += some
-        sheets += shown
+        if ledger is not None:
+            for case, clips in shown:
+                write_sheets(ledger.path.parent, case, clips)
+            ledger.keep(some)
         if progress is not None:
             progress(len(measured), len(every))
-    results = dict(extra or {}) | summarise(
-        measured, {"prompts": prompts, "size": list(size), "seconds": seconds, "first_seed": FIRST_SEED}
-    )
+    measured.sort(key=lambda case: (tuple(splits).index(case.split), case.seed))
+    results = dict(extra or {}) | summarise(measured, {"prompts": prompts, **settings})
     if out is not None:
-        write_report(Path(out), results, sheets)
+        write_report(Path(out), results, [case for case in measured if _is_shown(case)])
     return results
 
 
@@ -141,23 +155,35 @@ def _measure_here(batch: list[Case], size: tuple[int, int]) -> tuple[list[Case],
 def _measure(
     batch: list[Case], size: tuple[int, int], generator: Generator | None, codec: Codec | None
 ) -> tuple[list[Case], list[tuple[Case, dict[str, Clip]]]]:
-    """The batch with its verdicts, and those of its clips that are shown."""
+    """The batch with its verdicts, and those of its clips that are shown. What cannot be judged is said to have failed,
+    and the others go on."""
     shown = []
     for case, clips in zip(batch, _play(batch, size, generator, codec), strict=True):
-        for column, clip in clips.items():
-            case.verdicts[column] = judge(clip, case.scene, case.claims)
-        if case.seed < FIRST_SEED + SHEETS:
+        try:
+            case.verdicts = {column: judge(clip, case.scene, case.claims) for column, clip in clips.items()}
+        except Exception as error:  # one clip in a thousand must not cost the others, and is counted
+            case.failed = f"{type(error).__name__}: {error}"
+        if _is_shown(case):
             shown.append((case, clips))
     return batch, shown
 
 
+def _is_shown(case: Case) -> bool:
+    return case.seed < FIRST_SEED + SHEETS
+
+
 def _batches(every: list[Case]) -> Iterator[list[Case]]:
-    """Neighbours of one split and length, at most BATCH at a time."""
-    ordered = sorted(every, key=lambda c: (SPLITS.index(c.split) if c.split in SPLITS else 99, c.scene.seconds, c.seed))
-    for _, group in groupby(ordered, key=lambda c: (c.split, c.scene.seconds)):
-        some = list(group)
-        for k in range(0, len(some), BATCH):
-            yield some[k : k + BATCH]
+    """Neighbours of one split and length, at most BATCH at a time; the splits take turns."""
+
+    def parts(split: str) -> Iterator[list[Case]]:
+        own = sorted((c for c in every if c.split == split), key=lambda c: (c.scene.seconds, c.seed))
+        for _, group in groupby(own, key=lambda c: c.scene.seconds):
+            some = list(group)
+            for k in range(0, len(some), BATCH):
+                yield some[k : k + BATCH]
+
+    turns = zip_longest(*(parts(split) for split in dict.fromkeys(c.split for c in every)))
+    yield from (batch for turn in turns for batch in turn if batch is not None)
 
 
 def _play(
@@ -225,14 +251,18 @@ def evaluate_engine(
         raise InputError(f"size must be one of {', '.join(FORMATS)} for an evaluation, got {size!r}")
     codec, shape = getattr(engine, "codec", None), FORMATS[size]
     extra: dict[str, Any] = {}
+    about: dict[str, Any] = {"engine": engine.capabilities.name, "wishes": wishes}
+    if isinstance(engine, NativeEngine):
+        about |= {"weights": engine.digest, "codec": engine.codec.hash, "defaults": asdict(engine.defaults)}
     if conditions and isinstance(engine, NativeEngine):
-        from phonofilm.evaluate.conditions import measure_conditions
+        from phonofilm.evaluate.conditions import measured_conditions
 
-        extra["conditions"] = measure_conditions(engine, conditions, progress)
+        kept = None if out is None else Path(out) / "conditions.json"
+        extra["conditions"] = measured_conditions(engine, conditions, kept, progress)
     players = partial(_players, engine.folder, wishes) if isinstance(engine, NativeEngine) else None
     results = evaluate(
-        prompts, out, SPLITS, partial(_make, engine, wishes), codec, seconds=seconds, size=shape, extra=extra,
-        progress=progress, workers=workers, players=players,
+        prompts, out, SPLITS, partial(_make, engine, wishes), codec, seconds=seconds, size=shape, about=about,
+        extra=extra, progress=progress, workers=workers, players=players,
     )  # fmt: skip
     from phonofilm.evaluate.report import markdown
 

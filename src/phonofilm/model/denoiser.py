@@ -38,6 +38,7 @@ from phonofilm.latents import (
 from phonofilm.model.detailer import Detailer
 from phonofilm.model.layers import Linear, norm
 from phonofilm.model.reader import Reader
+from phonofilm.precision import native_type
 from phonofilm.storyboard import OUTLINE, POSES, SPLAT, UNREADABLE, outline, poses, splat
 
 SHARPEST = 32.0  # largest attention logit
@@ -232,7 +233,9 @@ class Denoiser(nn.Module):
 
         exact_BND, x_BND = x_BND, x_BND.to(dtype)
         video_BSD, extra_BSD = self._fold(x_BND[:, g.video], folds, g), self._repeat(x_BND[:, g.extra])
-        basis_BMR = torch.cat([self._lead_basis(B, lead, device), self._basis(t_BN, folds, g)], dim=1).to(dtype)
+        told_BN = self._told_once(t_BN)
+        lead_BMR = self._lead_basis(len(told_BN), lead, device)
+        basis_BMR = torch.cat([lead_BMR, self._basis(told_BN, folds, g)], dim=1).to(dtype)
         angle_SJ = self._angles(self._places(folds, g).to(device))
         wave_SK = torch.cat([angle_SJ.cos(), angle_SJ.sin()], dim=-1)
         role_W = self.role.weight
@@ -323,7 +326,13 @@ class Denoiser(nn.Module):
                 )
             noisy_BSZ, t_BS = x_BND[:, g.audio, :AUDIO_CHANNELS], t_BN[:, g.audio]
             noisy, level, known, basis = (  # latents of one place
-                x[:, :, None, None] for x in (noisy_BSZ, t_BS[..., None], known_BSD, self._waves(t_BS).to(self.compute))
+                x[:, :, None, None]
+                for x in (
+                    noisy_BSZ,
+                    t_BS[..., None],
+                    known_BSD,
+                    self._waves(self._told_once(t_BS, 2)).to(self.compute),
+                )
             )
             answer_BSD = answer_BSD + self.sound_detailer(noisy, level, known, basis, run)[:, :, 0, 0]
         return F.pad(answer_BSD, (0, TOKEN_WIDTH - AUDIO_CHANNELS))
@@ -331,7 +340,7 @@ class Denoiser(nn.Module):
     def _detail_board(self, x_BTD: Tensor, t_BT: Tensor, known_BTD: Tensor) -> Tensor:
         """The clean storyboard (B, T, 128) float32, from what the transformer knows of each of its tokens."""
         run = self._run_block if self.training else _run_block
-        basis_BTR = self._waves(t_BT).to(self.compute)
+        basis_BTR = self._waves(self._told_once(t_BT, 2)).to(self.compute)
         noisy, level, known, basis = (  # latents of one place
             x[:, :, None, None] for x in (x_BTD[..., :BOARD_CHANNELS], t_BT[..., None], known_BTD, basis_BTR)
         )
@@ -354,8 +363,12 @@ class Denoiser(nn.Module):
             x = x.view(B, g.latents, h, w, -1, PATCH, PATCH).permute(0, 1, 2, 5, 3, 6, 4)
             return x.reshape(B, g.latents, h * PATCH, w * PATCH, -1)
 
-        basis_BNR = self._waves(t_BN).to(self.compute)
-        basis_BTHWR = grid(basis_BNR[..., None].expand(-1, -1, -1, PATCH**2))
+        told_BN = self._told_once(t_BN, 2)
+        basis_BNR = self._waves(told_BN).to(self.compute)
+        if told_BN.numel() > 1:
+            basis_BTHWR = grid(basis_BNR.expand(B, -1, -1)[..., None].expand(-1, -1, -1, PATCH**2))
+        else:
+            basis_BTHWR = basis_BNR[:, :, None, None]
         t_BTHW1 = grid(t_BN[..., None, None].expand(-1, -1, 1, PATCH**2))
         parts = [] if known_BND is None else [grid(known_BND)]
         if drawn_BTHWK is not None:
@@ -469,6 +482,18 @@ class Denoiser(nn.Module):
         """(B, N, K): cos(pi k t)."""
         return torch.cos(math.pi * torch.arange(self.config.cosines, device=t_BN.device) * t_BN[..., None].float())
 
+    def _told_once(self, t_BN: Tensor, axes: int = 1) -> Tensor:
+        """t_BN of the first strip alone, (1, N), where all have the same noise levels, as in sampling.
+
+        axes 2: and of its first token alone, (1, 1), where all of its tokens have the same. What is computed from it is
+        broadcast: the same, cheaper. In training they differ, and on a GPU the look would cost more than it saves.
+        """
+        if self.training or t_BN.device.type != "cpu" or not t_BN.numel():
+            return t_BN
+        if axes == 2 and bool((t_BN == t_BN[0, 0]).all()):
+            return t_BN[:1, :1]
+        return t_BN[:1] if bool((t_BN == t_BN[:1]).all()) else t_BN
+
     def _lead_basis(self, batch: int, lead: int, device: torch.device) -> Tensor:
         return F.one_hot(torch.full((batch, lead), self.config.rows - 1, device=device), self.config.rows).float()
 
@@ -505,15 +530,3 @@ def _tokens(x_BTHWK: Tensor) -> Tensor:
 
 def _run_block(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return block(*inputs)
-
-
-def native_type() -> torch.dtype:
-    """bfloat16 where matrix products are faster in it than in float32, else float32."""
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if torch.backends.mkldnn.is_available() and _cpu_has_bf16() else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return supported

@@ -24,6 +24,7 @@ from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND
 from phonofilm.codec.video import VideoCodec, VideoCodecConfig, half_whitened, video_loss
 from phonofilm.files import replacing
 from phonofilm.playhouse.scene import Scene
+from phonofilm.precision import mixed
 from phonofilm.train.optim import Muon
 
 SIZES = ((128, 128), (96, 160), (160, 96))
@@ -64,7 +65,7 @@ class CodecTraining:
     latent_l2: float = 1e-4  # weight of the mean square of the latents
     clip: float = 1.0  # largest norm of the gradient
     seed: int = 0
-    bf16: bool = True  # autocast; weights and optimiser stay float32
+    bf16: bool | None = None  # autocast, None: where it is faster; weights and optimiser stay float32
     save_seconds: float = 200.0  # between saved states
     sheet_steps: int = 400  # between sample sheets
     log_steps: int = 20  # between points of the curves
@@ -370,7 +371,7 @@ def train_video(
         save_codec(model, out / VIDEO_FILE, VIDEO_KIND)
         return model
     raws = []
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+    with torch.no_grad(), mixed(device, recipe.bf16):
         for k in range(24):
             generator = torch.Generator().manual_seed(k)
             true, _, _ = pool.draw(run.step, replace(recipe, batch=16), generator, True)
@@ -434,7 +435,7 @@ def _train_pictures(run: _Run[VideoCodec], pool: Pool, progress: Callable[[float
     def loss(run: _Run[VideoCodec]) -> tuple[Tensor, Mapping[str, Tensor]]:
         generator = run.generator()
         true, weight, painted = pool.draw(run.step, recipe, generator, run.progress >= recipe.whole)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+        with mixed(device, recipe.bf16):
             raw = model.encoder(true).float()
             shown = list(_noised(raw, recipe.noise, generator))
             made, _ = model.decoder(torch.stack([s if p is None else p for s, p in zip(shown, painted, strict=True)]))
@@ -457,7 +458,7 @@ def video_sheet(model: VideoCodec, pool: Pool, recipe: VideoTraining) -> np.ndar
     """Six clips, truth over reconstruction, five frames each: a picture (rows, columns, 3) uint8."""
     alike = pool.samples(6)
     true = torch.stack([frames[: recipe.frames] for frames in alike]).to(pool.device).float() / 127.5 - 1
-    with torch.autocast(pool.device.type, torch.bfloat16, enabled=recipe.bf16):
+    with mixed(pool.device, recipe.bf16):
         made, _ = model.decoder(model.encoder(true))
     rows = []
     for clip in range(len(alike)):
@@ -535,7 +536,7 @@ def train_audio(
     def loss(run: _Run[AudioCodec]) -> tuple[Tensor, Mapping[str, Tensor]]:
         generator = run.generator()
         true = draw(run.step, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+        with mixed(device, recipe.bf16):
             raw = model.encode_raw(true).float()
             made = model.decode_raw(_noised(raw, recipe.noise, generator)).float()
         value, parts = audio_loss(made, true, model.encoder.filters)

@@ -36,6 +36,7 @@ from phonofilm.train.painted import channel_weights, painter
 from phonofilm.train.schedule import Plan
 from phonofilm.train.tasks import Tasks
 from phonofilm.train.text import TextTraining, train_text
+from phonofilm.train.timer import TimerTraining, train_timer
 from phonofilm.train.together import Together, train_together
 
 TINY = (16, 16, 16)
@@ -68,6 +69,7 @@ class Preset:
     clips: int  # of the playhouse, filmed once and kept as latents
     text_clips: int  # of them, enough for the matcher
     models: dict[str, Any] = field(default_factory=dict)  # sizes other than the defaults: video, audio, matcher, ...
+    timer: TimerTraining = field(default_factory=TimerTraining)
     cost: str = "not measured"
     score: str = "not measured"
 
@@ -126,7 +128,7 @@ def smoke() -> Preset:
             Plan(steps=4, warmup=2), Plan(steps=2, warmup=1), Plan(steps=2, warmup=1), denoiser=TINY_DENOISER,
             compile=False,
         ),
-        batch=4, clips=16, text_clips=16,
+        batch=4, clips=16, text_clips=16, timer=TimerTraining(scenes=32, steps=4, batch=8),
         models={
             "video": VideoCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
             "audio": AudioCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
@@ -149,8 +151,9 @@ def train(
     clips: int | None = None,
     start: Path | None = None,
 ) -> None:
-    """Train "codec", "text" or "denoiser" into `out`; each needs what stands before it. "decoder" goes on with the
-    picture's decoder alone, at any time: latents, matcher and denoiser stay valid. "all" goes on with everything at
+    """Train "codec", "text", "denoiser" or "timer" into `out`; each needs what stands before it, but for the timer,
+    which needs nothing. "decoder" goes on with the picture's decoder alone, at any time: latents, matcher and denoiser
+    stay valid. "all" goes on with everything at
     once, from the weights in `start` (the shipped ones): that needs a large GPU, see `together`.
 
     folder: captioned clips instead of the playhouse (text and denoiser). hours, clips: instead of the preset's.
@@ -176,6 +179,9 @@ def train(
         )
         train_audio(playhouse_sounds(device=device), out, audio, p.models.get("audio"), device)  # type: ignore[arg-type]
         train_video(playhouse_films(device=device), out, video, p.models.get("video"), device)  # type: ignore[arg-type]
+        return
+    if what == "timer":
+        _train_timer(out, p.timer)
         return
     for file in (VIDEO_FILE, AUDIO_FILE):
         if not (out / file).exists():
@@ -217,6 +223,18 @@ def train(
             out, replace(stage.training, plan=plan), footage, tokenizer, text=sizes,
             sheet=_sheet(out, codec, tokenizer), channel_weights=channel_weights(codec, footage), device=device,
         )  # fmt: skip
+
+
+def _train_timer(out: Path, recipe: TimerTraining) -> None:
+    from tqdm import tqdm
+
+    with tqdm(desc="timer", unit="step") as bar:
+
+        def show(step: int, steps: int, loss: float) -> None:
+            bar.total, bar.n = steps, step
+            bar.set_postfix(loss=f"{loss:.5f}")
+
+        train_timer(out, recipe, progress=show)
 
 
 def _sheet(out: Path, codec: Codec, tokenizer: Tokenizer) -> Sheet:

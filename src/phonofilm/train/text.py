@@ -11,7 +11,6 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from phonofilm import checkpoint
 from phonofilm.latents import AUDIO, Latents, pack
+from phonofilm.precision import mixed
 from phonofilm.text.encoder import trim
 from phonofilm.text.matcher import Matcher, MatcherConfig, contrastive_loss, recall_at_1
 from phonofilm.text.tokenizer import Tokenizer, train_tokenizer
@@ -57,7 +57,7 @@ class TextTraining:
     save_seconds: float = 120.0  # between two saved states
     eval_steps: int = 500  # between two evaluations
     seed: int = 0
-    bf16: bool = True  # autocast; weights and optimiser stay float32
+    bf16: bool | None = None  # autocast, None: where it is faster; weights and optimiser stay float32
 
 
 def playhouse_captions(count: int, seed: int = 0) -> Iterator[str]:
@@ -169,7 +169,7 @@ def training_loss(
     wrong_BK = torch.tensor([text is not None for text in wrong], device=device)[:, None]
     encoded = tokenizer.encode(captions + [text or "" for text in wrong])
     ids_BL, mask_BL = (tensor.to(device) for tensor in trim(*encoded))
-    with _autocast(recipe.bf16, device):
+    with mixed(device, recipe.bf16):
         text_QE = matcher.embed_text(ids_BL, mask_BL)
         strip_BE = matcher.embed_strip(
             x_BND[:, seen],
@@ -258,10 +258,6 @@ def load_matcher(path: str | Path, device: str | torch.device = "cpu") -> Matche
     matcher = Matcher(MatcherConfig(**stored.config)).to(device)
     matcher.load_state_dict(stored.tensors)
     return matcher.eval().requires_grad_(False)
-
-
-def _autocast(bf16: bool, device: torch.device) -> Any:
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
 def _optimizer(matcher: Matcher, recipe: TextTraining) -> torch.optim.AdamW:

@@ -33,6 +33,7 @@ from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND
 from phonofilm.codec.video import VideoCodecConfig
 from phonofilm.errors import InputError, PhonofilmError
 from phonofilm.model.denoiser import DenoiserConfig
+from phonofilm.model.timer import FILE as TIMER
 from phonofilm.text.encoder import TextEncoderConfig
 from phonofilm.text.matcher import MatcherConfig
 from phonofilm.text.tokenizer import Tokenizer
@@ -131,7 +132,9 @@ def train_together(start: Path, out: Path, recipe: Together, device: str = "cuda
     if (out / WEIGHTS).exists():
         raise InputError(f"{out / WEIGHTS} is there already: name another folder, and begin with this one (--start)")
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(start / TOKENIZER, out / TOKENIZER)
+    for file in (TOKENIZER, TIMER):
+        if (start / file).exists():
+            shutil.copyfile(start / file, out / file)
     reel = empty_reel(recipe.clips)
     job = _Job(recipe, start, out, time.time(), reel, torch.zeros(2).share_memory_(), device)
     context = multiprocessing.get_context("fork")

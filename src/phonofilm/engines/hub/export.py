@@ -60,6 +60,9 @@ def export_pipeline(folder: str | Path, weights: str | Path | None = None) -> Pa
 def _parts(engine: NativeEngine) -> dict[str, tuple[dict[str, Any], dict[str, torch.Tensor]]]:
     """Configuration and tensors, as they are stored, of each part."""
     denoiser, text, _ = engine._model
+    timer = engine.timer
+    if timer is None:
+        raise InputError(f"{engine.folder} has no timer: run `phonofilm train timer --out {engine.folder}` first")
     stored = checkpoint.load(engine.folder / "denoiser.safetensors").tensors
     words = json.loads((engine.folder / "tokenizer.json").read_text(encoding="utf-8"))
 
@@ -74,6 +77,7 @@ def _parts(engine: NativeEngine) -> dict[str, tuple[dict[str, Any], dict[str, to
             {"sizes": asdict(engine.codec.audio.config)},
             checkpoint.load(engine.folder / AUDIO_FILE).tensors,
         ),
+        "timer": ({"sizes": asdict(timer.config)}, timer.state_dict()),
     }
 
 

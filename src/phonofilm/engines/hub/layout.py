@@ -17,6 +17,7 @@ PARTS: Final[Mapping[str, str]] = {
     "text_encoder": "PhonofilmTextEncoder",
     "vae": "PhonofilmVideoCodec",
     "audio_vae": "PhonofilmAudioCodec",
+    "timer": "PhonofilmTimer",
 }
 """Folder and name in the pipeline → class."""
 POINTER: Final = "phonofilm_part"  # module in each part's folder

@@ -15,9 +15,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from phonofilm.codec.audio import AudioCodec, AudioCodecConfig
-from phonofilm.codec.codec import PRECISION
 from phonofilm.codec.video import VideoCodec, VideoCodecConfig
-from phonofilm.model.denoiser import Denoiser, DenoiserConfig, native_type
+from phonofilm.model.denoiser import Denoiser, DenoiserConfig
+from phonofilm.model.timer import Timer, TimerConfig
+from phonofilm.precision import native_type
 from phonofilm.text.encoder import TextEncoder, TextEncoderConfig
 from phonofilm.text.tokenizer import Tokenizer
 
@@ -96,7 +97,7 @@ class PhonofilmVideoCodec(PhonofilmPart):
         self.net = VideoCodec(VideoCodecConfig(**_tupled(sizes)))
 
     def natural(self) -> torch.dtype:
-        return PRECISION
+        return native_type()
 
     def compute_in(self, dtype: torch.dtype) -> None:
         self.net.encoder.to(dtype)  # mean and deviation of the latents stay
@@ -110,6 +111,17 @@ class PhonofilmAudioCodec(PhonofilmPart):
     def __init__(self, sizes: dict[str, Any]) -> None:
         super().__init__()
         self.net = AudioCodec(AudioCodecConfig(**_tupled(sizes)))
+
+
+class PhonofilmTimer(PhonofilmPart):
+    """Tells what is heard from what is seen on a storyboard. sizes: fields of `TimerConfig`."""
+
+    net: Timer
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(self, sizes: dict[str, Any]) -> None:
+        super().__init__()
+        self.net = Timer(TimerConfig(**sizes))
 
 
 def _tupled(sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,12 +32,14 @@ from phonofilm.engines.hub.layout import PARTS, POINTER, PREFIX, write_index
 from phonofilm.engines.hub.parts import (
     PhonofilmAudioCodec,
     PhonofilmTextEncoder,
+    PhonofilmTimer,
     PhonofilmTransformer,
     PhonofilmVideoCodec,
 )
 from phonofilm.engines.making import Defaults, Maker, images_of
 from phonofilm.errors import InputError
 from phonofilm.model.denoiser import Denoiser
+from phonofilm.model.timer import Timer
 from phonofilm.request import Request
 from phonofilm.text.encoder import TextEncoder
 from phonofilm.text.tokenizer import Tokenizer
@@ -70,10 +72,13 @@ class PhonofilmPipeline(DiffusionPipeline):  # type: ignore[misc]
         text_encoder: PhonofilmTextEncoder,
         vae: PhonofilmVideoCodec,
         audio_vae: PhonofilmAudioCodec,
+        timer: PhonofilmTimer,
         limits: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(transformer=transformer, text_encoder=text_encoder, vae=vae, audio_vae=audio_vae)
+        self.register_modules(
+            transformer=transformer, text_encoder=text_encoder, vae=vae, audio_vae=audio_vae, timer=timer
+        )
         self.register_to_config(limits=limits)
 
     @torch.no_grad()
@@ -194,6 +199,11 @@ class _PipelineMaker(Maker):
     @property
     def _model(self) -> tuple[Denoiser, TextEncoder, str]:
         return self._pipe.transformer.net, self._pipe.text_encoder.net, ""
+
+    @property
+    def timer(self) -> Timer:
+        found: Timer = self._pipe.timer.net
+        return found
 
     def film(self, request: Request, given: Mapping[str, Clip], callback: Callable[[Progress], None]) -> Clip:
         frames = latents.frames_from_seconds(request.seconds)

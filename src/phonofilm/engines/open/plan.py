@@ -63,11 +63,13 @@ def here() -> Machine:
     """This machine, with what is free of its memory now."""
     import torch
 
+    from phonofilm.precision import native_type
+
     memory = available()
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         return Machine("cuda", torch.cuda.get_device_name(), float(free), memory)
-    fast = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    fast = native_type("cpu") == torch.bfloat16
     return Machine("cpu", f"{os.cpu_count()} cores", memory, memory, fast)
 
 
