@@ -288,3 +288,12 @@ def test_the_shipped_weights_fit_the_code_and_their_budget() -> None:
     assert torch.isfinite(made.values_BND).all()
     assert -1 <= float(engine._score(["a red ball bounces"], made)[0]) <= 1
     assert engine.codec.decode(*latents.unpack(made)[:2]).frames.shape == (32, 64, 64, 3)
+
+
+@pytest.mark.parametrize("name", ["timer.safetensors", "video-codec.safetensors", "tokenizer.json"])
+def test_the_digest_of_an_engine_is_of_all_that_films_depend_on(tmp_path: Path, name: str) -> None:
+    folder = make_weights(tmp_path)
+    before = NativeEngine(folder).digest
+    assert before == NativeEngine(folder).digest
+    (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+    assert NativeEngine(folder).digest != before

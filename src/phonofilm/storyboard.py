@@ -154,7 +154,7 @@ def _of_actors(*names: str) -> Tensor:
 
 def heard() -> Tensor:
     """(128,) bool: the numbers that tell what is heard, not seen."""
-    return _of_actors("hit", "level")
+    return _of_actors("hit", "level").clone()
 
 
 def measured() -> Tensor:

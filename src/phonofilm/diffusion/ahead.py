@@ -147,7 +147,7 @@ def _most_likely(
         return found
 
     found_BKT = surprise(some_BKTD)
-    best_B = found_BKT.mean(2).argmin(1)
+    least_B, best_B = found_BKT.mean(2).min(1)
     whole_BTD = some_BKTD[torch.arange(B, device=best_B.device), best_B]
     if whole:
         return whole_BTD
@@ -156,7 +156,7 @@ def _most_likely(
     smooth_BKT = wide_BKX[..., :-2] / 4 + wide_BKX[..., 1:-1] / 2 + wide_BKX[..., 2:] / 4
     pick_BT = smooth_BKT.argmin(1)
     mixed_BTD = steady(some_BKTD.gather(1, pick_BT[:, None, :, None].expand(-1, 1, -1, D))[:, 0])
-    better_B = found_BKT.mean(2).amin(1) < surprise(mixed_BTD[:, None]).mean((1, 2))
+    better_B = least_B < surprise(mixed_BTD[:, None]).mean((1, 2))
     return torch.where(better_B[:, None, None], whole_BTD, mixed_BTD)
 
 

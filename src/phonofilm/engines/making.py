@@ -96,14 +96,14 @@ class Maker(ABC):
         context = _context(past[-1], frames_left) if past else 0
         count = min(latents.latents_from_frames(frames_left), LONGEST - context) + context
         seconds = latents.seconds_from_latents(count)
+        free: dict[str, float] = {condition.role: 1 - condition.strength for condition in request.conditions}
         if past:  # the frame before the new ones is shown, too: what stands still goes on as it is
-            images = {"first": Clip(past[-1].frames[-1:], NATIVE_FPS), **images}
+            images, free["first"] = {"first": Clip(past[-1].frames[-1:], NATIVE_FPS), **images}, 0.0
         begin = latents.seconds_from_latents(context)
         instants = [begin if end == "first" else seconds for end in images]
         g = Geometry(count, height // 32, width // 32, latents.columns_from_latents(count), tuple(instants))
         strip = self._empty(g)
         values, mask = strip.values_BND, strip.mask_BN
-        free: dict[str, float] = {condition.role: 1 - condition.strength for condition in request.conditions}
         for k, (end, image) in enumerate(images.items()):
             z, _ = self.codec.encode(image)
             span = slice(g.extra.start + k * g.n_picture, g.extra.start + (k + 1) * g.n_picture)

@@ -5,6 +5,7 @@ Shapes: B strips, N tokens, D = 128 width of a token, L text tokens, C channels 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -94,10 +95,13 @@ class NativeEngine(Maker):
         matcher.load_state_dict(stored.tensors)
         return matcher.to(self.device).float().eval()
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Hash of the denoiser's and the text encoder's weights."""
-        return self._model[2]
+        """SHA-256 of all files of weights, and of the tokenizer: what is made depends on each of them."""
+        found = hashlib.sha256()
+        for path in sorted([*self.folder.glob("*.safetensors"), self.folder / "tokenizer.json"]):
+            found.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return found.hexdigest()
 
     @cached_property
     def timer(self) -> Timer | None:
@@ -122,8 +126,7 @@ class NativeEngine(Maker):
     def _generate(self, request: Request, hooks: Hooks, clips: Mapping[str, Clip] | None) -> Iterator[Chunk]:
         with Meter() as meter:
             with meter.stage("load"):
-                _, _, digest = self._model
-                self.codec  # noqa: B018 (loads it)
+                self._model, self.codec  # noqa: B018 (loads them)
             if unknown := self.tokenizer.unknown_words(request.prompt):
                 hooks.notes.append(f"words that the model never saw: {', '.join(unknown)}")
             with meter.stage("condition"):
@@ -159,7 +162,7 @@ class NativeEngine(Maker):
                             yield self._chunk(*pieces[-2], None)
                 if frames_left > 0:
                     past = [_join(pieces)]
-        receipt = Receipt.of(meter, asdict(request), request.seed, digest)
+        receipt = Receipt.of(meter, asdict(request), request.seed, self.digest)
         if request.picture:
             yield Chunk(np.zeros((0, *pieces[0][0].shape[1:]), np.uint8), None, NATIVE_FPS, NATIVE_RATE, receipt)
         else:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from phonofilm.errors import InputError, OutputError
 from phonofilm.evaluate.score import Verdict
@@ -18,6 +18,8 @@ from phonofilm.files import replacing
 
 if TYPE_CHECKING:
     from phonofilm.evaluate.run import Case
+
+ENTRY: Final = {"split", "seed", "failed", "verdicts", "fidelity", "kind_psnr", "shifts_ms"}
 
 
 class Ledger:
@@ -44,6 +46,8 @@ class Ledger:
                 )
             for line in whole[1:]:
                 entry = _read(path, line)
+                if not entry.keys() >= ENTRY:
+                    raise InputError(f"{path} is not the record of an evaluation (a line lacks {ENTRY - entry.keys()})")
                 self.found[entry["split"], entry["seed"]] = entry
         if len(whole) < max(len(lines), 1):
             with replacing(path) as beside:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 Generator = Callable[[list[str], list[int], float, tuple[int, int]], list[Clip]]
 """(prompts, seeds, seconds, (width, height)) to one clip for each."""
+
+log = logging.getLogger("phonofilm.evaluate")
 
 Players = Callable[[], "tuple[Generator | None, Codec | None]"]
 
@@ -162,6 +165,7 @@ def _measure(
         try:
             case.verdicts = {column: judge(clip, case.scene, case.claims) for column, clip in clips.items()}
         except Exception as error:  # one clip in a thousand must not cost the others, and is counted
+            log.exception("%s, seed %d cannot be judged", case.split, case.seed)
             case.failed = f"{type(error).__name__}: {error}"
         if _is_shown(case):
             shown.append((case, clips))
@@ -253,7 +257,7 @@ def evaluate_engine(
     extra: dict[str, Any] = {}
     about: dict[str, Any] = {"engine": engine.capabilities.name, "wishes": wishes}
     if isinstance(engine, NativeEngine):
-        about |= {"weights": engine.digest, "codec": engine.codec.hash, "defaults": asdict(engine.defaults)}
+        about |= {"weights": engine.digest, "defaults": asdict(engine.defaults)}
     if conditions and isinstance(engine, NativeEngine):
         from phonofilm.evaluate.conditions import measured_conditions
 
