@@ -14,7 +14,7 @@ demo: $(STAMP)
 	@ls -l out/demo*
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -rs -n logical --maxprocesses 4 --dist loadfile --durations 15
+	$(BIN)/python -m pytest -rs -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests scripts

@@ -67,6 +67,17 @@ def test_another_wish_is_wrong(clips):
     assert {"actor", "colour", "size", "way", "count", "sound", "place"} <= wrong
 
 
+def test_who_is_left_and_who_is_right_is_seen():
+    pair = (Actor("drum", "strike", "red", count=1), Actor("bell", "ring", "blue", count=1))
+    scene = Scene(pair, "stone", "day", seed=3)
+    take = film([scene], captions=[""])
+    clip = Clip(take.frames[0].numpy(), 16.0, Audio(take.audio[0].numpy()[None], RATE))
+    for turned, right in ((clip, True), (replace(clip, frames=np.ascontiguousarray(clip.frames[:, :, ::-1])), False)):
+        verdict = judge(turned, scene)
+        assert [r for row, _, r in verdict.rows if row == "side"] == [right]
+        assert ("actor", "drum", True) in verdict.rows and ("actor", "bell", True) in verdict.rows
+
+
 def test_only_claims_count(clips):
     rows = {row for row, _, _ in judge(clips["bounce"], BOUNCE, {"0.kind", "0.act", "0.colour"}).rows}
     assert "colour" in rows and not rows & {"size", "count", "place", "camera"}

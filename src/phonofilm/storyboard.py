@@ -219,6 +219,13 @@ def speaks(board_BTD: Tensor) -> Tensor:
     return torch.stack([there & (best >= FACES[0]) & (best <= FACES[-1]) for best, there in chosen], dim=-1)
 
 
+def blows(board_BTD: Tensor) -> Tensor:
+    """(B, SLOTS): how often something strikes, rings, ticks or chirps on storyboards on the strip; with fractions where
+    they are not sure of it."""
+    board = from_tokens(board_BTD)
+    return torch.stack([board[..., channels("hit", k)].clamp(min=0).sum((-2, -1)) / ON for k in range(SLOTS)], dim=-1)
+
+
 def with_lips(board_BTD: Tensor, other_BTD: Tensor) -> Tensor:
     """A storyboard whose faces move their mouths as in the `other`, where both show a face; tokens as on the strip."""
     board_BTD = board_BTD.clone()

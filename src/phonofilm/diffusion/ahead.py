@@ -75,6 +75,39 @@ def draw_board(
     return sampler(denoise, begin_BTD, noise_BTD.new_full((B, T), free), times, callback)
 
 
+def best_board(
+    draw: Callable[[Tensor, Tensor], Tensor],
+    doubts: Callable[[Tensor, Tensor], Tensor],
+    noise_BRKTD: Tensor,
+    content: float,
+) -> Tensor:
+    """Of several storyboards for each prompt the one with the least doubts: (B, T, D).
+
+    K drafts are drawn at once. Where even the best of them leaves doubts, K more are, in R rounds at most: most prompts
+    need one, and the hard ones are worth the work (best of n with a verifier, cf. 2110.14168 and 2501.09732, drawn
+    until it is content).
+
+    Args:
+        draw: rows of the batch (N,) and their noise (N, K, T, D) → storyboards (N, K, T, D).
+        doubts: rows (N,) and storyboards (N, K, T, D) → doubts (N, K), see `Reader.doubts`.
+        noise_BRKTD: what the drafts of each round start with.
+        content: doubts with which no more are drawn.
+    """
+    B, R = noise_BRKTD.shape[:2]
+    rows = torch.arange(B, device=noise_BRKTD.device)
+    best_BTD, least_B = torch.zeros_like(noise_BRKTD[:, 0, 0]), noise_BRKTD.new_full((B,), torch.inf)
+    for turn in range(R):
+        drawn_NKTD = draw(rows, noise_BRKTD[rows, turn])
+        doubt_N, k_N = doubts(rows, drawn_NKTD).min(1)
+        better_N = doubt_N < least_B[rows]
+        best_BTD[rows[better_N]] = drawn_NKTD[better_N, k_N[better_N]]
+        least_B[rows[better_N]] = doubt_N[better_N]
+        rows = rows[least_B[rows] > content]
+        if not len(rows):
+            break
+    return best_BTD
+
+
 def read_board(
     bind: Callable[[Geometry], Denoise],
     x_BND: Tensor,

@@ -20,10 +20,10 @@ from phonofilm import latents
 from phonofilm.clip import NATIVE_FPS, NATIVE_RATE, Audio, Clip
 from phonofilm.codec.anchor import ENDS, End, anchor
 from phonofilm.codec.codec import Codec
-from phonofilm.diffusion.ahead import draw_board, lip_sync, read_board
+from phonofilm.diffusion.ahead import best_board, draw_board, lip_sync, read_board
 from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance, TrackGuidance
 from phonofilm.diffusion.noise import strip_noise
-from phonofilm.diffusion.sampler import Denoise
+from phonofilm.diffusion.sampler import Denoise, Sampler
 from phonofilm.diffusion.samplers import SAMPLERS
 from phonofilm.diffusion.schedule import SHIFT, shifted_times
 from phonofilm.engines.masks import composed, free_tokens
@@ -48,7 +48,10 @@ class Defaults:
     boards: int = 12  # steps of the storyboard, which cost little
     again: float = 0.4  # noise level from which the kept draft is gone over once more, in as many steps; 0: it is not
     lips: int = 6  # steps of a first sound, and of the mouths that it asks for
-    drafts: int = 8  # storyboards that are drawn; the one that most likely is as the prompt says is kept
+    drafts: int = 4  # storyboards that are drawn at once; the one that most likely is as the prompt says is kept
+    rounds: int = 4  # of drafts at most, where none of them is
+    content: float = 2.0  # doubts of a draft, see `Reader.doubts`, with which no more are drawn
+    particles: int = 8  # storyboards of which one is put together where a picture is given
     board_shift: float = 3.0  # of its time grid: it needs more steps where little noise is left
     sampler: str = "euler"
     guidance: float = 2.0  # of strips without a storyboard
@@ -56,6 +59,51 @@ class Defaults:
     picture_guidance: float = 1.4  # of the picture, by its storyboard
     board_guidance: float = 1.5  # of the storyboard, whose numbers more would bend
     shift: float = SHIFT  # of the time grid
+
+
+@dataclass(frozen=True)
+class _Script:
+    """What a batch is told, and how the denoiser follows it."""
+
+    denoiser: Denoiser
+    defaults: Defaults
+    with_text_BLC: Tensor
+    without_BLC: Tensor
+    said_BL: Tensor  # true where there is text
+
+    def copied(self, copies: int, rows: Tensor | None = None) -> _Script:
+        """For so many copies of each of these rows of the batch, or of all."""
+
+        def some(x: Tensor) -> Tensor:
+            return (x if rows is None else x[rows]).repeat_interleave(copies, 0)
+
+        texts = some(self.with_text_BLC), some(self.without_BLC), some(self.said_BL)
+        return _Script(self.denoiser, self.defaults, *texts)
+
+    def bind(self, g: Geometry, scale: float) -> Denoise:
+        """Guided by the prompt."""
+        both = torch.cat([self.with_text_BLC, self.without_BLC])
+        return ClassifierFree(self.denoiser.bind(self.with_text_BLC, g), self.denoiser.bind(both, g), scale)
+
+    def drawing(self, g: Geometry) -> Denoise:
+        """The same, for storyboards."""
+        return self.bind(g, self.defaults.board_guidance)
+
+    def led(self, g: Geometry) -> Denoise:
+        """Picture and sound beneath a storyboard: each is guided away from itself without it."""
+        sound = self.denoiser.bind(self.without_BLC, Geometry(0, g.height, g.width, g.columns))
+
+        def heard(x_BND: Tensor, t_BN: Tensor) -> Tensor:
+            return sound(x_BND[:, g.audio], t_BN[:, g.audio])
+
+        def unled(x_BND: Tensor, t_BN: Tensor) -> Tensor:
+            t_BN = t_BN.clone()
+            t_BN[:, g.board] = 1
+            return self.denoiser.paint(x_BND, t_BN, g)
+
+        d = self.defaults
+        told = TrackGuidance(self.denoiser.bind(self.with_text_BLC, g), heard, g.audio, d.sound_guidance, (0.5, 0.95))
+        return TrackGuidance(told, unled, g.video, d.picture_guidance, (0.0, 1.0))
 
 
 class Maker(ABC):
@@ -182,83 +230,88 @@ class Maker(ABC):
         denoiser, text, _ = self._model
         d, g, B = self.defaults, strip.geometry, len(seeds)
         values, mask = strip.values_BND.expand(B, -1, -1), strip.mask_BN.expand(B, -1)
-        boards = g.latents if denoiser.config.storyboard else 0
-        drafts = d.drafts if boards and denoiser.config.reader else 1
         strip = Latents(torch.lerp(values, strip_noise(seeds, g, self.device), mask[..., None]), g, mask)
         length = max(alike)
         ids, said = (x[:, :length] for x in self._ids(prompts))
-        with_text = text(ids, said)
         without = text(*(x[:, :length] for x in self._ids([negative]))).expand(B, -1, -1)
-
-        def bind(g: Geometry, scale: float, copies: int = 1) -> Denoise:
-            told, untold = (x.repeat_interleave(copies, 0) for x in (with_text, without))
-            return ClassifierFree(denoiser.bind(told, g), denoiser.bind(torch.cat([told, untold]), g), scale)
-
-        def guided(g: Geometry) -> Denoise:
-            sound = denoiser.bind(without, Geometry(0, g.height, g.width, g.columns))
-
-            def heard(x_BND: Tensor, t_BN: Tensor) -> Tensor:
-                return sound(x_BND[:, g.audio], t_BN[:, g.audio])
-
-            def unled(x_BND: Tensor, t_BN: Tensor) -> Tensor:  # the picture without its storyboard
-                t_BN = t_BN.clone()
-                t_BN[:, g.board] = 1
-                return denoiser.paint(x_BND, t_BN, g)
-
-            told = TrackGuidance(denoiser.bind(with_text, g), heard, g.audio, d.sound_guidance, (0.5, 0.95))
-            return TrackGuidance(told, unled, g.video, d.picture_guidance, (0.0, 1.0))
-
+        script = _Script(denoiser, d, text(ids, said), without, said)
         chosen = SAMPLERS[sampler or d.sampler]()
-        grid = shifted_times(steps or d.steps, d.shift)
-        if boards and board_BTD is None:
-            times, rest = shifted_times(d.boards, d.board_shift), shifted_times(d.lips, d.board_shift)
-            seen = self._given_picture(strip)
-            count = drafts * (len(times) if seen else 1)
-            noise = strip_noise(seeds, Geometry(0, g.height, g.width, boards=boards * count), self.device)
-            noise = noise.view(B, -1, drafts, boards, latents.TOKEN_WIDTH)
-            held_BTD = held_T = None
-            if seen:
-                explain, held_T = seen
-                board_BTD = held_BTD = read_board(
-                    lambda g: bind(g, d.board_guidance, drafts), strip.values_BND, mask, g, noise, explain, held_T,
-                    times, watch,
-                )  # fmt: skip
-            if held_T is None or not bool(held_T.all()):
-                x_BND, mask_BN = (x.repeat_interleave(drafts, 0) for x in (strip.values_BND, mask))
-                drawn_BTD = draw_board(
-                    lambda g: bind(g, d.board_guidance, drafts), x_BND, mask_BN, g, noise[:, 0].flatten(0, 1), chosen,
-                    times, watch, held_T=held_T,
-                    held_BTD=None if held_BTD is None else held_BTD.repeat_interleave(drafts, 0),
-                ).view(B, drafts, boards, -1)  # fmt: skip
-                board_BTD = denoiser.reader.best(drawn_BTD, with_text, said) if drafts > 1 else drawn_BTD[:, 0]
-                if d.again:
-                    board_BTD = draw_board(
-                        lambda g: bind(g, d.board_guidance), strip.values_BND, mask, g, noise[:, 0, 0], chosen, times,
-                        watch, draft_BTD=board_BTD, free=d.again, held_BTD=held_BTD, held_T=held_T,
-                    )  # fmt: skip
-            assert board_BTD is not None
-            if denoiser.config.lips:
-                board_BTD = lip_sync(
-                    board_BTD, strip.values_BND, mask, g,
-                    lambda x, m, g: chosen(guided(g), x, m, shifted_times(d.lips, d.shift), watch),
-                    lambda x, m: draw_board(
-                        lambda g: bind(g, d.board_guidance), x, m, g, noise[:, 0, 0], chosen, rest, watch
-                    ),
-                )  # fmt: skip
-            if self.timer is not None:
-                board_BTD = self.timer.timed(board_BTD)
+        boards = denoiser.config.storyboard and g.latents > 0
         if boards:
-            assert board_BTD is not None
+            if board_BTD is None:
+                board_BTD = self._storyboard(script, strip, seeds, chosen, watch)
             strip = latents.with_board(strip, board_BTD.expand(B, -1, -1), free=0)
-        full = strip.geometry
         if guidance is None and boards:  # the picture follows its storyboard, with or without the prompt
-            denoise = guided(full)
+            denoise = script.led(strip.geometry)
         else:
-            denoise = bind(full, d.guidance if guidance is None else guidance)
+            denoise = script.bind(strip.geometry, d.guidance if guidance is None else guidance)
         if match_guidance:
             denoise = MatchGuidance(denoise, self._judge(prompts, g, B), match_guidance)
+        grid = shifted_times(steps or d.steps, d.shift)
         made = chosen(denoise, strip.values_BND, strip.mask_BN, grid, callback)
         return latents.without_board(replace(strip, values_BND=made))
+
+    def _storyboard(self, script: _Script, strip: Latents, seeds: Sequence[int], chosen: Sampler, watch: Any) -> Tensor:
+        """The storyboards (B, T, 128) of a strip: read off the picture that is given, drawn and read back, gone over
+        again, and put in time with the sound."""
+        denoiser, d, g, B = script.denoiser, self.defaults, strip.geometry, len(seeds)
+        x_BND, mask_BN = strip.values_BND, strip.mask_BN
+        drafts, rounds = (d.drafts, d.rounds) if denoiser.config.reader else (1, 1)
+        if g.latents == 1:  # a picture keeps no count
+            rounds = 1
+        times, seen = shifted_times(d.boards, d.board_shift), self._given_picture(strip)
+        count = drafts * rounds + (d.particles * len(times) if seen else 0)
+        noise = strip_noise(seeds, Geometry(0, g.height, g.width, boards=g.latents * count), self.device)
+        noise_BKTD = noise.view(B, count, g.latents, latents.TOKEN_WIDTH)
+        board_BTD = held_BTD = held_T = None
+        if seen:
+            explain, held_T = seen
+            board_BTD = held_BTD = read_board(
+                script.copied(d.particles).drawing, x_BND, mask_BN, g,
+                noise_BKTD[:, drafts * rounds :].unflatten(1, (-1, d.particles)), explain, held_T, times, watch,
+            )  # fmt: skip
+
+        def timed(board_BTD: Tensor) -> Tensor:
+            return self.timer.timed(board_BTD) if self.timer is not None else board_BTD
+
+        def draw(rows: Tensor, noise_NKTD: Tensor) -> Tensor:
+            K = noise_NKTD.shape[1]
+            x_ND, mask_N = (x[rows].repeat_interleave(K, 0) for x in (x_BND, mask_BN))
+            held = None if held_BTD is None else held_BTD[rows].repeat_interleave(K, 0)
+            drawn_NTD = draw_board(
+                script.copied(K, rows).drawing, x_ND, mask_N, g, noise_NKTD.flatten(0, 1), chosen, times, watch,
+                held_BTD=held, held_T=held_T,
+            )  # fmt: skip
+            return timed(drawn_NTD).view_as(noise_NKTD)
+
+        def doubts(rows: Tensor, board_NKTD: Tensor) -> Tensor:
+            told = script.copied(board_NKTD.shape[1], rows)
+            found: Tensor = denoiser.reader.doubts(board_NKTD.flatten(0, 1), told.with_text_BLC, told.said_BL)
+            return found.view(board_NKTD.shape[:2])
+
+        if held_T is None or not bool(held_T.all()):
+            first = noise_BKTD[:, : drafts * rounds].unflatten(1, (rounds, drafts))
+            every = torch.arange(B, device=self.device)
+            board_BTD = best_board(draw, doubts, first, d.content) if drafts > 1 else draw(every, first[:, 0])[:, 0]
+            if d.again:
+                again_BTD = timed(draw_board(
+                    script.drawing, x_BND, mask_BN, g, noise_BKTD[:, 0], chosen, times, watch, draft_BTD=board_BTD,
+                    free=d.again, held_BTD=held_BTD, held_T=held_T,
+                ))  # fmt: skip
+                if drafts > 1:
+                    before_B, after_B = doubts(every, torch.stack([board_BTD, again_BTD], 1)).unbind(1)
+                    worse_B = after_B > before_B.clamp(min=d.content)
+                    again_BTD = torch.where(worse_B[:, None, None], board_BTD, again_BTD)
+                board_BTD = again_BTD
+        assert board_BTD is not None
+        if denoiser.config.lips:
+            rest = shifted_times(d.lips, d.board_shift)
+            board_BTD = lip_sync(
+                board_BTD, x_BND, mask_BN, g,
+                lambda x, m, g: chosen(script.led(g), x, m, shifted_times(d.lips, d.shift), watch),
+                lambda x, m: draw_board(script.drawing, x, m, g, noise_BKTD[:, 0], chosen, rest, watch),
+            )  # fmt: skip
+        return timed(board_BTD)
 
     def _given_picture(self, strip: Latents) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:
         """Where a part of the picture is given: how badly a storyboard explains it, (N, T, D) → (N, T), and of which

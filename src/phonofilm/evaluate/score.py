@@ -24,6 +24,7 @@ ROWS: Final[dict[str, str]] = {
     "lasting": "nothing vanishes, appears, swaps or teleports", "vanishes": "something vanishes",
     "appears": "something appears",
     "swaps": "something swaps identity", "teleports": "something teleports", "cast": "number of actors right",
+    "side": "who is left and who is right",
     "place": "floor and light right", "camera": "camera right", "unclipped": "sound does not clip",
 }  # fmt: skip
 """Every row of the report. Rows of `FAULTS` are better when they are low."""
@@ -72,6 +73,8 @@ def judge(clip: Clip, scene: Scene, claims: Collection[str] | None = None) -> Ve
     verdict.rows.append(("lasting", lead, parsed.lasting))
     for name in FAULTS:
         verdict.rows.append((name, lead, bool(getattr(parsed, name))))
+    if len(scene.actors) == 2 and (claims is None or "side" in claims):
+        verdict.rows.append(("side", lead, _beside(*matched)))
     if claims is None or {"floor", "light"} <= set(claims):
         verdict.rows.append(("place", lead, (parsed.light, parsed.floor) == (scene.light, scene.floor)))
     if claims is None or "camera" in claims:
@@ -102,6 +105,13 @@ def match(parsed: Parsed, scene: Scene) -> list[Seen | None]:
         ),
     )
     return [there[k] for k in best]
+
+
+def _beside(left: Seen | None, right: Seen | None) -> bool:
+    """Whether the one is first seen to the left of the other."""
+    if left is None or right is None:
+        return False
+    return float(left.x[left.visible][0]) < float(right.x[right.visible][0])
 
 
 def _camera(parsed: Parsed) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from phonofilm.latents import BOARD_CHANNELS
 from phonofilm.model.layers import Linear, norm
-from phonofilm.storyboard import CLAIMS
+from phonofilm.storyboard import CLAIMS, blows
 
 REACH = 2  # tokens of the storyboard before and after each that a block sees
 BLOCKS = 3
@@ -74,17 +74,16 @@ class Reader(nn.Module):
         """(B,) float32: how unlikely it is that the storyboard shows what the prompt claims, summed over the claims.
 
         The negative logarithm of the probability of each, `MOST` at most, so that one hopeless claim does not decide.
+        Blows are counted, not guessed: `MOST` for each that is missing or too many, less for half ones.
         """
         total_B = torch.zeros(len(board_BTD), device=board_BTD.device)
-        for told, shown in zip(self.tell(text_BLC, mask_BL), self.show(board_BTD), strict=True):
-            claim_B = told.argmax(-1)
-            doubt_B = F.cross_entropy(shown, claim_B, reduction="none").clamp(max=MOST)
-            total_B += torch.where(claim_B > 0, doubt_B, 0.0)
+        blows_BS = blows(board_BTD)
+        for name, told, shown in zip(CLAIMS, self.tell(text_BLC, mask_BL), self.show(board_BTD), strict=True):
+            claim_B = told.argmax(-1)  # of a count, which begin at 1, the count itself
+            slot, _, attribute = name.rpartition(".")
+            if attribute == "count":
+                doubt_B = MOST * (blows_BS[:, int(slot)] - claim_B).square()
+            else:
+                doubt_B = F.cross_entropy(shown, claim_B, reduction="none")
+            total_B += torch.where(claim_B > 0, doubt_B.clamp(max=MOST), 0.0)
         return total_B
-
-    def best(self, drafts_BKTD: Tensor, text_BLC: Tensor, mask_BL: Tensor) -> Tensor:
-        """Of K drafts for each prompt the one with the least doubts, (B, T, 128)."""
-        B, K = drafts_BKTD.shape[:2]
-        text_BLC, mask_BL = text_BLC.repeat_interleave(K, 0), mask_BL.repeat_interleave(K, 0)
-        doubts_BK = self.doubts(drafts_BKTD.flatten(0, 1), text_BLC, mask_BL).view(B, K)
-        return drafts_BKTD[torch.arange(B, device=doubts_BK.device), doubts_BK.argmin(1)]
