@@ -154,3 +154,31 @@ def test_films_are_made_on_the_draft_that_the_reader_prefers(tmp_path: Path) -> 
     assert not torch.equal(boards(3, 0), boards(3, 2))
     assert torch.equal(boards(3, 1), boards(3, 1))
     boards(1, 0)
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_what_is_gone_over_again_is_kept_unless_it_says_less(tmp_path: Path, worse: bool) -> None:
+    engine = NativeEngine(make_weights(tmp_path), defaults=Defaults(steps=1, boards=2, drafts=3, again=0.4))
+    engine.__dict__["timer"] = None
+    denoiser = engine._model[0]
+    read: list[Tensor] = []
+
+    def doubts(board_BTD: Tensor, text_BLC: Tensor, mask_BL: Tensor) -> Tensor:
+        read.append(board_BTD)
+        return torch.tensor([0.0, 1.0, 1.0]) if len(read) == 1 else torch.tensor([0.0, 3.0 if worse else 1.9])
+
+    denoiser.reader.doubts = doubts  # type: ignore[method-assign, assignment]
+    filmed: list[Tensor] = []
+    plain = denoiser.forward
+
+    def watch(x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, g: Geometry) -> Tensor:
+        if g.latents:
+            filmed.append(x_BND[:, g.board])
+        return plain(x_BND, t_BN, text_BLC, g)
+
+    denoiser.forward = watch  # type: ignore[method-assign]
+    with torch.no_grad():
+        engine.sample(["a red ball bounces"], [1], engine._empty(Geometry.of_clip(64, 64, 2.0)))
+    draft, again = read[1].unbind(0)
+    assert torch.equal(draft, read[0][0]) and not torch.equal(draft[..., PLACES], again[..., PLACES])
+    assert torch.equal(filmed[0][0][..., PLACES], (draft if worse else again)[..., PLACES])
