@@ -5,10 +5,10 @@ Every condition is taken from a true clip, so that what follows from it can be m
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from phonofilm.clip import NATIVE_FPS, NATIVE_RATE, Audio, Clip
 from phonofilm.codec.metrics import psnr
+from phonofilm.evaluate.ledger import Ledger
 from phonofilm.evaluate.run import clip_of
 from phonofilm.evaluate.score import judge
+from phonofilm.evaluate.shared import spread
 from phonofilm.evaluate.sync import lag_summary
-from phonofilm.files import replacing
 from phonofilm.playhouse.captions import describe_with_claims
 from phonofilm.playhouse.casting import draw_scene
 from phonofilm.playhouse.playhouse import film
@@ -36,11 +37,27 @@ SECONDS: Final = 4.0
 SEAM: Final = 32  # frames of a clip that is to be continued: 2 s
 RIVALS: Final = 64  # candidates among which the matcher finds the right one
 EXACT_DB: Final = 60.0  # what a frame counts for that is the given one, whose PSNR is infinite
+MEASURES: Final = {
+    "seed",
+    "first",
+    "last",
+    "seam",
+    "seam_true",
+    "level",
+    "whole",
+    "video",
+    "audio",
+    "lips",
+}  # of a clip
 NEAR: Final = 0.1  # seconds to each side of a seam over which the level is taken
 
 
 def measure_conditions(
-    engine: NativeEngine, count: int, progress: Callable[[int, int], None] | None = None
+    engine: NativeEngine,
+    count: int,
+    path: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Measure each condition on `count` true clips of 4 s; plain JSON.
 
@@ -49,78 +66,78 @@ def measure_conditions(
     level in dB beyond that of truth; the share of clips in which an actor vanishes, swaps or teleports.
     video: lag of the sound behind blows of the given picture. audio: lag behind lips, and behind blows, of the made
     picture. matcher: recall at 1 of 64, both ways.
+
+    path: a file in which each clip's measures are kept, so that the same call goes on where it was cut off.
+    progress(done, total): clips. workers: processes that share them. Raises InputError where the file is of something
+    else, OutputError where it cannot be written.
     """
+    about = {"weights": engine.digest, "defaults": asdict(engine.defaults)}
+    ledger = None if path is None else Ledger(path, about, MEASURES)
+    known = {} if ledger is None else {entry["seed"]: entry for entry in ledger.entries}
+    seeds = range(FIRST_SEED, FIRST_SEED + count)
+    missing = [seed for seed in seeds if seed not in known]
+    for entry in spread(measure_clip, missing, engine, partial(_engine, engine.folder), workers):
+        known[entry["seed"]] = entry if ledger is None else ledger.add([entry])[0]
+        if progress is not None:
+            progress(sum(seed in known for seed in seeds), count)
+    return _summary([known[seed] for seed in seeds]) | {"matcher": matcher_recall(engine)}
+
+
+def measure_clip(engine: NativeEngine, seed: int) -> dict[str, Any]:
+    """What is made under each condition that the clip of one seed gives: see `MEASURES`; lags in ms."""
     from phonofilm.request import Request
 
-    jobs = 4 * count
-    done = 0
-    found: dict[str, list[Any]] = {}
+    scene, prompt, claims, true = true_clip(seed)
 
-    def note(name: str, value: Any) -> None:
-        found.setdefault(name, []).append(value)
+    def make(given: Mapping[str, Clip], seconds: float = SECONDS) -> Clip:
+        return engine.make(Request(prompt, seconds=seconds, seed=seed), given)
 
-    def make(prompt: str, seed: int, seconds: float, given: Mapping[str, Clip]) -> Clip:
-        nonlocal done
-        made = engine.make(Request(prompt, seconds=seconds, seed=seed), given)
-        done += 1
-        if progress is not None:
-            progress(done, jobs)
-        return made
+    found: dict[str, Any] = {"seed": seed}
+    images = {"first": _still(true, 0), "last": _still(true, -1)}
+    made = make(images)
+    for role, at in (("first", 0), ("last", -1)):
+        coded = engine.codec.decode(engine.codec.encode(images[role])[0], picture=True).frames[0]
+        found[role] = psnr(coded, true.frames[at]) - min(psnr(made.frames[at], true.frames[at]), EXACT_DB)
+    joined = make({"continue": _cut(true, 0, SEAM)}, SECONDS - SEAM / NATIVE_FPS)
+    found["seam"], found["seam_true"] = seam(joined.frames), seam(true.frames)
+    found["level"] = level_step(joined) - level_step(true)
+    verdict = judge(joined, scene, claims)
+    found["whole"] = all(right for row, _, right in verdict.rows if row == "lasting")
+    found["video"] = [lag for _, lag in judge(make({"video": _mute(true)}), scene, claims).blow_lags]
+    shown = judge(make({"audio": true}), scene, claims)
+    found["audio"] = [lag for _, lag in shown.blow_lags]
+    found["lips"] = shown.lip_lags if any(a.kind in FACES for a in scene.actors) else []
+    return found
 
-    for seed in range(FIRST_SEED, FIRST_SEED + count):
-        scene, prompt, claims, true = true_clip(seed)
-        images = {"first": _still(true, 0), "last": _still(true, -1)}
-        made = make(prompt, seed, SECONDS, images)
-        for role, at in (("first", 0), ("last", -1)):
-            coded = engine.codec.decode(engine.codec.encode(images[role])[0], picture=True).frames[0]
-            there = min(psnr(made.frames[at], true.frames[at]), EXACT_DB)
-            note(role, psnr(coded, true.frames[at]) - there)
-        beginning = _cut(true, 0, SEAM)
-        joined = make(prompt, seed, SECONDS - SEAM / NATIVE_FPS, {"continue": beginning})
-        note("seam", seam(joined.frames))
-        note("seam_true", seam(true.frames))
-        note("level", level_step(joined) - level_step(true))
-        verdict = judge(joined, scene, claims)
-        note("whole", all(right for row, _, right in verdict.rows if row == "lasting"))
-        sounded = judge(make(prompt, seed, SECONDS, {"video": _mute(true)}), scene, claims)
-        found.setdefault("video", []).extend(lag for _, lag in sounded.blow_lags)
-        shown = judge(make(prompt, seed, SECONDS, {"audio": true}), scene, claims)
-        found.setdefault("audio", []).extend(lag for _, lag in shown.blow_lags)
-        if any(a.kind in FACES for a in scene.actors):
-            found.setdefault("lips", []).extend(shown.lip_lags)
+
+def _engine(weights: Path) -> NativeEngine:
+    """That of a process that shares the work."""
+    from phonofilm.engines.native import NativeEngine
+
+    return NativeEngine(weights, device="cpu")
+
+
+def _summary(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def every(name: str) -> NDArray[np.float64]:
+        return np.asarray([entry[name] for entry in entries], np.float64)
+
+    def lags(name: str) -> dict[str, float]:
+        return lag_summary([math.nan if lag is None else lag for entry in entries for lag in entry[name]])
+
     return {
-        "clips": count,
+        "clips": len(entries),
         "images": {
-            role: {"mean_loss_db": float(np.mean(v)), "within_1_db": float(np.mean(np.asarray(v) <= 1))}
+            role: {"mean_loss_db": float(every(role).mean()), "within_1_db": float((every(role) <= 1).mean())}
             for role in ("first", "last")
-            if (v := found[role])
         },
         "continuation": {
-            "picture_median": float(np.median(found["seam"])), "picture_p90": float(np.percentile(found["seam"], 90)),
-            "true_p90": float(np.percentile(found["seam_true"], 90)),
-            "level_p90_db": float(np.percentile(np.abs(found["level"]), 90)), "lasting": float(np.mean(found["whole"])),
+            "picture_median": float(np.median(every("seam"))), "picture_p90": float(np.percentile(every("seam"), 90)),
+            "true_p90": float(np.percentile(every("seam_true"), 90)),
+            "level_p90_db": float(np.percentile(np.abs(every("level")), 90)), "lasting": float(every("whole").mean()),
         },
-        "video": lag_summary(found.get("video", [])),
-        "audio": {"lips": lag_summary(found.get("lips", [])), "blows": lag_summary(found.get("audio", []))},
-        "matcher": matcher_recall(engine),
+        "video": lags("video"),
+        "audio": {"lips": lags("lips"), "blows": lags("audio")},
     }  # fmt: skip
-
-
-def measured_conditions(
-    engine: NativeEngine, count: int, path: Path | None, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
-    """`measure_conditions`, or what is kept of it in the file `path`, if that is of the same weights and settings."""
-    about = {"weights": engine.digest, "defaults": asdict(engine.defaults), "clips": count}
-    if path is not None and path.exists():
-        with suppress(ValueError, AttributeError):
-            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if kept.get("about") == about:
-                return dict(kept["found"])
-    found = measure_conditions(engine, count, progress)
-    if path is not None:
-        with replacing(path) as beside:
-            beside.write_text(json.dumps({"about": about, "found": found}, indent=1) + "\n", encoding="utf-8")
-    return found
 
 
 def true_clip(seed: int, seconds: float = SECONDS) -> tuple[Scene, str, frozenset[str], Clip]:

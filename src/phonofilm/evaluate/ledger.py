@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,16 +24,16 @@ ENTRY: Final = {"split", "seed", "failed", "verdicts", "fidelity", "kind_psnr", 
 
 
 class Ledger:
-    """The clips that were measured already, and those that are added."""
+    """What was measured already, as JSON objects, and what is added."""
 
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Read a file, or begin one. about: what is measured, as JSON.
+    def __init__(self, path: Path, about: Mapping[str, Any], fields: AbstractSet[str]) -> None:
+        """Read a file, or begin one. about: what is measured, as JSON. fields: what each entry has.
 
         A last line that was cut off is left out, and written over. Raises InputError where the file is of something
         else, OutputError where it cannot be written.
         """
         self.path = path
-        self.found: dict[tuple[str, int], dict[str, Any]] = {}
+        self.entries: list[dict[str, Any]] = []
         wanted = json.loads(json.dumps(about))
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]
@@ -46,16 +47,37 @@ class Ledger:
                 )
             for line in whole[1:]:
                 entry = _read(path, line)
-                if not entry.keys() >= ENTRY:
-                    raise InputError(f"{path} is not the record of an evaluation (a line lacks {ENTRY - entry.keys()})")
-                self.found[entry["split"], entry["seed"]] = entry
+                if not entry.keys() >= fields:
+                    raise InputError(
+                        f"{path} is not the record of an evaluation (a line lacks {fields - entry.keys()})"
+                    )
+                self.entries.append(entry)
         if len(whole) < max(len(lines), 1):
             with replacing(path) as beside:
                 beside.write_text("".join(whole) or json.dumps(wanted) + "\n", encoding="utf-8")
 
+    def add(self, entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Add entries at the end of the file; returns them as they will be read. Raises OutputError."""
+        new = [_plain(entry) for entry in entries]
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(entry, allow_nan=False) + "\n" for entry in new)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
+        self.entries += new
+        return new
+
+
+class CaseLedger(Ledger):
+    """That of cases: an entry is one clip, with all that was measured of its columns."""
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        super().__init__(path, about, ENTRY)
+        self._found = {(entry["split"], entry["seed"]): entry for entry in self.entries}
+
     def recall(self, case: Case) -> bool:
-        """Fill in what was measured of a case; whether anything was."""
-        entry = self.found.get((case.split, case.seed))
+        """Fill in what was measured of a case before; whether anything was."""
+        entry = self._found.get((case.split, case.seed))
         if entry is None:
             return False
         for column, stored in entry["verdicts"].items():
@@ -74,17 +96,14 @@ class Ledger:
 
     def keep(self, cases: Sequence[Case]) -> None:
         """Add cases at the end of the file. Raises OutputError."""
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                for case in cases:
-                    entry = {
-                        "split": case.split, "seed": case.seed, "failed": case.failed,
-                        "verdicts": {column: asdict(verdict) for column, verdict in case.verdicts.items()},
-                        "fidelity": case.fidelity, "kind_psnr": case.kind_psnr, "shifts_ms": case.shifts_ms,
-                    }  # fmt: skip
-                    file.write(json.dumps(_plain(entry), allow_nan=False) + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
+        self.add(
+            {
+                "split": case.split, "seed": case.seed, "failed": case.failed,
+                "verdicts": {column: asdict(verdict) for column, verdict in case.verdicts.items()},
+                "fidelity": case.fidelity, "kind_psnr": case.kind_psnr, "shifts_ms": case.shifts_ms,
+            }
+            for case in cases
+        )  # fmt: skip
 
 
 def _read(path: Path, line: str) -> dict[str, Any]:

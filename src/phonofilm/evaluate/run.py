@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby, zip_longest
@@ -17,9 +16,10 @@ import torch
 from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE, Audio, Clip
 from phonofilm.codec.metrics import log_spectral_distance, onset_shift_ms, psnr, psnr_in_boxes, ssim
 from phonofilm.errors import InputError
-from phonofilm.evaluate.ledger import Ledger
+from phonofilm.evaluate.ledger import CaseLedger
 from phonofilm.evaluate.report import summarise, write_report, write_sheets
 from phonofilm.evaluate.score import Verdict, judge
+from phonofilm.evaluate.shared import spread
 from phonofilm.playhouse.captions import describe_with_claims
 from phonofilm.playhouse.casting import draw_scene
 from phonofilm.playhouse.playhouse import film
@@ -104,13 +104,13 @@ def evaluate(
         raise InputError(f"prompts must be at least 1, got {prompts}")
     every = cases(prompts, splits, seconds)
     settings = {"size": list(size), "seconds": seconds, "first_seed": FIRST_SEED, **(about or {})}
-    ledger = None if out is None else Ledger(Path(out) / CLIPS, settings)
+    ledger = None if out is None else CaseLedger(Path(out) / CLIPS, settings)
     measured = [case for case in every if ledger is not None and ledger.recall(case)]
     if progress is not None and measured:
         progress(len(measured), len(every))
     known = {(case.split, case.seed) for case in measured}
     batches = list(_batches([case for case in every if (case.split, case.seed) not in known]))
-    for some, shown in _measured(batches, size, generator, codec, workers, players):
+    for some, shown in spread(partial(_measure, size=size), batches, (generator, codec), players, workers):
         measured += some
         if ledger is not None:
             for case, clips in shown:
@@ -125,41 +125,12 @@ def evaluate(
     return results
 
 
-def _measured(
-    batches: list[list[Case]],
-    size: tuple[int, int],
-    generator: Generator | None,
-    codec: Codec | None,
-    workers: int,
-    players: Players | None,
-) -> Iterator[tuple[list[Case], list[tuple[Case, dict[str, Clip]]]]]:
-    """`_measure` of each batch, in their order: here, or shared among processes of one thread each."""
-    if workers == 1 or players is None:
-        for batch in batches:
-            yield _measure(batch, size, generator, codec)
-        return
-    context = torch.multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _prepare, (players,)) as pool:
-        yield from pool.map(partial(_measure_here, size=size), batches)
-
-
-_here: list[tuple[Generator | None, Codec | None]] = []  # of this process, if it is one that shares the work
-
-
-def _prepare(players: Players) -> None:
-    torch.set_num_threads(1)
-    _here.append(players())
-
-
-def _measure_here(batch: list[Case], size: tuple[int, int]) -> tuple[list[Case], list[tuple[Case, dict[str, Clip]]]]:
-    return _measure(batch, size, *_here[-1])
-
-
 def _measure(
-    batch: list[Case], size: tuple[int, int], generator: Generator | None, codec: Codec | None
+    tools: tuple[Generator | None, Codec | None], batch: list[Case], size: tuple[int, int]
 ) -> tuple[list[Case], list[tuple[Case, dict[str, Clip]]]]:
     """The batch with its verdicts, and those of its clips that are shown. What cannot be judged is said to have failed,
     and the others go on."""
+    generator, codec = tools
     shown = []
     for case, clips in zip(batch, _play(batch, size, generator, codec), strict=True):
         try:
@@ -259,10 +230,10 @@ def evaluate_engine(
     if isinstance(engine, NativeEngine):
         about |= {"weights": engine.digest, "defaults": asdict(engine.defaults)}
     if conditions and isinstance(engine, NativeEngine):
-        from phonofilm.evaluate.conditions import measured_conditions
+        from phonofilm.evaluate.conditions import measure_conditions
 
-        kept = None if out is None else Path(out) / "conditions.json"
-        extra["conditions"] = measured_conditions(engine, conditions, kept, progress)
+        kept = None if out is None else Path(out) / "conditions.jsonl"
+        extra["conditions"] = measure_conditions(engine, conditions, kept, progress, workers)
     players = partial(_players, engine.folder, wishes) if isinstance(engine, NativeEngine) else None
     results = evaluate(
         prompts, out, SPLITS, partial(_make, engine, wishes), codec, seconds=seconds, size=shape, about=about,
