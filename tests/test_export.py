@@ -240,14 +240,14 @@ def test_the_label_is_in_all_frames_and_leaves_the_sound(
 class Ready:
     """An engine whose film is made already."""
 
-    def __init__(self, *_: object) -> None: ...
+    def __init__(self, *_: object, **__: object) -> None: ...
 
     def generate(self, *_: object) -> Iterator[Chunk]:
         return chunks(flash_clip(32))
 
 
 def test_generate_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("phonofilm.engines.NativeEngine", Ready, raising=False)
+    monkeypatch.setattr("phonofilm.engines.load", Ready)
     film, bare = tmp_path / "film.mp4", tmp_path / "bare.mp4"
     assert main(["generate", "a red ball", "-o", str(film), "--sheet", "--label"]) == 0
     told = capsys.readouterr()
@@ -272,7 +272,8 @@ def test_generate_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 def test_a_key_that_cannot_be_made_stops_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("phonofilm.engines.NativeEngine", lambda *_: pytest.fail("it worked"), raising=False)
+    monkeypatch.setattr("phonofilm.engines.load", Ready)
+    monkeypatch.setattr(Ready, "generate", lambda *_: pytest.fail("it worked"))
     (tmp_path / "file").touch()
     monkeypatch.setenv("PHONOFILM_HOME", str(tmp_path / "file"))
     assert main(["generate", "a ball", "-o", str(tmp_path / "film.mp4")]) == OutputError.exit_code
