@@ -14,8 +14,9 @@ from phonofilm import Audio, Clip, Condition, Request, latents, media
 from phonofilm.clip import to_native
 from phonofilm.diffusion.samplers import SAMPLERS
 from phonofilm.engines import CATALOGUE, Hooks, NativeEngine, join, load, making
-from phonofilm.engines.making import LONGEST
-from phonofilm.errors import Cancelled, InputError
+from phonofilm.engines.making import LONGEST, Defaults
+from phonofilm.engines.native import stored_defaults
+from phonofilm.errors import Cancelled, CheckpointError, InputError
 from phonofilm.latents import SECONDS_PER_LATENT, Geometry
 
 
@@ -290,10 +291,39 @@ def test_the_shipped_weights_fit_the_code_and_their_budget() -> None:
     assert engine.codec.decode(*latents.unpack(made)[:2]).frames.shape == (32, 64, 64, 3)
 
 
-@pytest.mark.parametrize("name", ["timer.safetensors", "video-codec.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["timer.safetensors", "video-codec.safetensors", "tokenizer.json", "sampling.json"])
 def test_the_digest_of_an_engine_is_of_all_that_films_depend_on(tmp_path: Path, name: str) -> None:
     folder = make_weights(tmp_path)
     before = NativeEngine(folder).digest
     assert before == NativeEngine(folder).digest
     (folder / name).write_bytes((folder / name).read_bytes() + b" ")
     assert NativeEngine(folder).digest != before
+
+
+def test_weights_say_how_they_are_sampled(tmp_path: Path) -> None:
+    path = tmp_path / "sampling.json"
+    assert stored_defaults(path) == Defaults() == NativeEngine(tmp_path).defaults
+    path.write_text('{"steps": 9, "guidance": 3, "sampler": "heun"}')
+    found = NativeEngine(tmp_path).defaults
+    assert (found.steps, found.guidance, found.sampler, found.boards) == (9, 3, "heun", Defaults.boards)
+    assert NativeEngine(tmp_path, defaults=Defaults(steps=4)).defaults.steps == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "9",
+        '{"stepz": 9}',
+        '{"steps": 1.5}',
+        '{"steps": true}',
+        '{"sampler": 1}',
+        '{"sampler": "x"}',
+        '{"steps": -1}',
+    ],
+)
+def test_what_says_it_wrongly_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sampling.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"sampling\.json holds no sampler settings"):
+        NativeEngine(tmp_path)

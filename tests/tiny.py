@@ -1,7 +1,8 @@
-"""A folder of weights that are tiny and random: everything of the real loading code, nothing of its cost."""
+"""A folder of weights that are tiny and random: everything of the real loading and sampling, little of its cost."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from phonofilm import checkpoint
 from phonofilm.codec.audio import AudioCodec, AudioCodecConfig
 from phonofilm.codec.codec import Codec
 from phonofilm.codec.video import VideoCodec, VideoCodecConfig
+from phonofilm.engines.native import SAMPLING_FILE
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig
 from phonofilm.model.timer import Timer, TimerConfig
 from phonofilm.text.encoder import TextEncoder, TextEncoderConfig
@@ -18,10 +20,11 @@ from phonofilm.text.matcher import Matcher, MatcherConfig
 from phonofilm.text.tokenizer import Tokenizer, train_tokenizer
 
 TINY = (16, 16, 16)
+SAMPLING = {"steps": 4, "boards": 3, "lips": 2, "drafts": 2, "rounds": 2, "particles": 2}  # few of all, but all that there is
 
 
 def make_weights(folder: Path, seed: int = 0) -> Path:
-    """Write codec, tokenizer, denoiser, timer and matcher; returns the folder."""
+    """Write codec, tokenizer, denoiser, timer, matcher and how they are sampled; returns the folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         codec = Codec(
@@ -48,4 +51,5 @@ def make_weights(folder: Path, seed: int = 0) -> Path:
         checkpoint.save(folder / "matcher.safetensors", Matcher(wide).state_dict(), kind="matcher", config=asdict(wide))
         small = TimerConfig(width=16, blocks=1)
         checkpoint.save(folder / "timer.safetensors", Timer(small).state_dict(), kind="timer", config=asdict(small))
+        (folder / SAMPLING_FILE).write_text(json.dumps(SAMPLING))
     return folder

@@ -6,12 +6,13 @@ Shapes: B strips, N tokens, D = 128 width of a token, L text tokens, C channels 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,12 +22,13 @@ from phonofilm import checkpoint, latents
 from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE, Audio, Clip, to_native
 from phonofilm.codec.codec import Codec
 from phonofilm.diffusion.sampler import Progress as Step
+from phonofilm.diffusion.samplers import SAMPLERS
 from phonofilm.energy import Meter, Receipt
 from phonofilm.engines.catalogue import CATALOGUE
 from phonofilm.engines.engine import Capabilities, Chunk, Hooks, Progress, join
 from phonofilm.engines.making import CONTEXT, LONGEST, Defaults, Maker, exactly, images_of
 from phonofilm.engines.tiers import TIERS
-from phonofilm.errors import Cancelled, InputError
+from phonofilm.errors import Cancelled, CheckpointError, InputError
 from phonofilm.latents import Geometry, Latents
 from phonofilm.media import read, read_audio, read_mask
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig
@@ -37,10 +39,35 @@ from phonofilm.text.encoder import TextEncoder, TextEncoderConfig
 from phonofilm.text.matcher import Matcher, MatcherConfig
 from phonofilm.text.tokenizer import Tokenizer
 
+SAMPLING_FILE: Final = "sampling.json"  # beside the weights: how they are best sampled, where not by `Defaults()`
+
 
 def shipped_weights() -> Path:
     """The folder of the weights in the package."""
     return Path(str(files("phonofilm"))) / "weights"
+
+
+def stored_defaults(path: Path) -> Defaults:
+    """The sampler settings in a file: a JSON object with some fields of `Defaults`, which may be missing. Raises
+    CheckpointError for anything else."""
+    if not path.exists():
+        return Defaults()
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings = replace(Defaults(), **{name: _like(getattr(Defaults, name), v) for name, v in found.items()})
+        if settings.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {settings.sampler!r}")
+        return settings
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} holds no sampler settings: {error}") from error
+
+
+def _like(known: object, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(known, float) else type(known)):
+        raise TypeError(f"{value!r} should be like {known!r}")
+    if isinstance(value, (int, float)) and not value >= 0:
+        raise ValueError(f"{value!r} is below 0")
+    return value
 
 
 class NativeEngine(Maker):
@@ -49,7 +76,7 @@ class NativeEngine(Maker):
     def __init__(self, weights: str | Path | None = None, device: str | None = None, defaults: Defaults | None = None):
         self.folder = Path(weights) if weights is not None else shipped_weights()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.defaults = defaults or Defaults()
+        self.defaults = defaults or stored_defaults(self.folder / SAMPLING_FILE)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -97,9 +124,10 @@ class NativeEngine(Maker):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all files of weights, and of the tokenizer: what is made depends on each of them."""
+        """SHA-256 of all files of weights, the tokenizer and what is beside them: on each depends what is made."""
         found = hashlib.sha256()
-        for path in sorted([*self.folder.glob("*.safetensors"), self.folder / "tokenizer.json"]):
+        beside = [self.folder / "tokenizer.json", *self.folder.glob(SAMPLING_FILE)]
+        for path in sorted([*self.folder.glob("*.safetensors"), *beside]):
             found.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         return found.hexdigest()
 

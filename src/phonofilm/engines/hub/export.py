@@ -96,7 +96,7 @@ def _fill(
         (place / f"{POINTER}.py").write_text(pointer(name, flat(f"{HUB}.parts")), encoding="utf-8")
     able = engine.capabilities
     limits = {"seconds": able.seconds, "seconds_step": able.seconds_step, "sizes": able.sizes}
-    write_index(folder, {**version, "limits": limits})
+    write_index(folder, {**version, "limits": limits, "sampling": asdict(engine.defaults)})
     for file, text in code().items():
         (folder / file).write_text(text, encoding="utf-8")
     values = sum(tensor.numel() for _, tensors in parts.values() for tensor in tensors.values())

@@ -61,6 +61,7 @@ class PhonofilmPipeline(DiffusionPipeline):  # type: ignore[misc]
     """Films with sound from text, and from a first and a last image.
 
     limits: what the weights were trained for: seconds (shortest, longest), seconds_step, sizes ((width, height), …).
+    sampling: settings of the sampler, fields of `Defaults`.
     """
 
     fps: float = NATIVE_FPS
@@ -74,12 +75,13 @@ class PhonofilmPipeline(DiffusionPipeline):  # type: ignore[misc]
         audio_vae: PhonofilmAudioCodec,
         timer: PhonofilmTimer,
         limits: dict[str, Any] | None = None,
+        sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
             transformer=transformer, text_encoder=text_encoder, vae=vae, audio_vae=audio_vae, timer=timer
         )
-        self.register_to_config(limits=limits)
+        self.register_to_config(limits=limits, sampling=sampling)
 
     @torch.no_grad()
     def __call__(
@@ -170,7 +172,11 @@ class PhonofilmPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise InputError("the index alone is of no use to others: push with save_pretrained or push_to_hub")
         super().save_config(save_directory, **options)
         target, code = Path(save_directory), Path(__file__).parent
-        values = {"_diffusers_version": self.config.get("_diffusers_version"), "limits": self.config.limits}
+        values = {
+            "_diffusers_version": self.config.get("_diffusers_version"),
+            "limits": self.config.limits,
+            "sampling": self.config.sampling,
+        }
         write_index(target, values)
         for file in (Path(__file__), *sorted(code.glob(f"{PREFIX}*.py"))):
             for place in (target / name for name in PARTS) if file.stem == POINTER else (target,):
@@ -184,7 +190,7 @@ class _PipelineMaker(Maker):
     """Makes films with the parts of a pipeline."""
 
     def __init__(self, pipe: PhonofilmPipeline) -> None:
-        self._pipe, self.defaults = pipe, Defaults()
+        self._pipe, self.defaults = pipe, Defaults(**(pipe.config.sampling or {}))
         self.device = pipe.transformer.device
 
     @cached_property
