@@ -31,6 +31,7 @@ from phonofilm import checkpoint
 from phonofilm.codec.audio import AudioCodecConfig
 from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND, Codec
 from phonofilm.codec.video import VideoCodecConfig
+from phonofilm.engines.native import SAMPLING_FILE
 from phonofilm.errors import InputError, PhonofilmError
 from phonofilm.model.denoiser import DenoiserConfig
 from phonofilm.model.timer import FILE as TIMER
@@ -132,7 +133,7 @@ def train_together(start: Path, out: Path, recipe: Together, device: str = "cuda
     if (out / WEIGHTS).exists():
         raise InputError(f"{out / WEIGHTS} is there already: name another folder, and begin with this one (--start)")
     out.mkdir(parents=True, exist_ok=True)
-    for file in (TOKENIZER, TIMER):
+    for file in (TOKENIZER, TIMER, SAMPLING_FILE):
         if (start / file).exists():
             shutil.copyfile(start / file, out / file)
     reel = empty_reel(recipe.clips)
