@@ -20,7 +20,8 @@ from phonofilm.text.matcher import Matcher, MatcherConfig
 from phonofilm.text.tokenizer import Tokenizer, train_tokenizer
 
 TINY = (16, 16, 16)
-SAMPLING = {"steps": 4, "boards": 3, "lips": 2, "drafts": 2, "rounds": 2, "particles": 2}  # few of all, but all that there is
+# few of all, but all that there is
+SAMPLING = {"steps": 4, "boards": 3, "lips": 2, "drafts": 2, "rounds": 2, "particles": 2}
 
 
 def make_weights(folder: Path, seed: int = 0) -> Path:
