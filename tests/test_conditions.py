@@ -40,16 +40,16 @@ def test_a_step_of_level_is_measured_in_db() -> None:
 
 
 def test_conditions_are_measured_through_the_engine_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phonofilm.evaluate.conditions.RIVALS", 8)
+    monkeypatch.setattr("phonofilm.evaluate.conditions.RIVALS", 16)
     engine = NativeEngine(tiny.make_weights(tmp_path / "weights"))
     kept, steps = tmp_path / "conditions.jsonl", []
     found = measure_conditions(engine, 1, kept, lambda done, total: steps.append((done, total)))
     assert steps == [(1, 1)]
-    assert found["clips"] == 1 and found["matcher"]["n"] == 16
-    assert 0 <= found["matcher"]["text_to_clip"] <= 0.4  # untrained: about 1 of 8
+    assert found["clips"] == 1 and found["matcher"]["n"] == 32
+    assert 0 <= found["matcher"]["text_to_clip"] <= 0.4  # untrained: about 1 of 16
     assert np.isfinite([found["images"]["first"]["mean_loss_db"], found["continuation"]["level_p90_db"]]).all()
     table = "\n".join(conditions_markdown(found))
-    assert "first image" in table and "recall at 1 of 8" in table
+    assert "first image" in table and "recall at 1 of 16" in table
 
     made: list[int] = []
 

@@ -14,6 +14,6 @@ def test_nothing_is_lost_finished_twice_torn_or_stuck(
 ) -> None:
     many = database == "postgresql"
     url = request.getfixturevalue("postgres").database("chaos") if many else None
-    report = Chaos(tmp_path, url, jobs=24, kills=4, workers=2 if many else 1, seed=3, verify=3).run()
+    report = Chaos(tmp_path, url, jobs=40, kills=6, workers=2 if many else 1, seed=3, verify=3).run()
     assert report.good, f"{report}\n{(tmp_path / 'log').read_text(errors='replace')[-6000:]}"
-    assert report.kills_api + report.kills_worker == 4 and report.jobs >= 24 and report.downloads >= 18
+    assert report.kills_api + report.kills_worker == 6 and report.jobs >= 40 and report.downloads >= 30

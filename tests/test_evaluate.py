@@ -11,6 +11,7 @@ from tiny import make_weights
 
 from phonofilm.clip import Audio, Clip
 from phonofilm.engines import NativeEngine
+from phonofilm.engines.making import Defaults
 from phonofilm.errors import InputError
 from phonofilm.evaluate import hearing, sync
 from phonofilm.evaluate.report import wilson
@@ -163,6 +164,16 @@ def test_work_that_is_shared_gives_the_same(tmp_path):
         assert columns["truth"]["rows"] == shared[split]["truth"]["rows"]  # what networks make differs by rounding
     assert done == [(1, 3), (2, 3), (3, 3)] * 2
     assert len(list((tmp_path / "2").glob("*.png"))) == len(list((tmp_path / "1").glob("*.png"))) > 0
+
+
+def test_those_who_share_the_work_sample_as_the_engine_does(tmp_path, monkeypatch):
+    engine = NativeEngine(make_weights(tmp_path), defaults=Defaults(steps=3, boards=5))
+    found = []
+    monkeypatch.setattr("phonofilm.evaluate.run.evaluate", lambda *_, players, **__: found.append(players()) or {})
+    monkeypatch.setattr("phonofilm.evaluate.report.markdown", lambda results: "")
+    evaluate_engine(engine, 1, workers=2)
+    ((generator, _),) = found
+    assert generator.args[0] is not engine and generator.args[0].defaults == engine.defaults
 
 
 def test_impossible_wishes():

@@ -14,6 +14,7 @@ from phonofilm.diffusion.ahead import best_board
 from phonofilm.engines import NativeEngine
 from phonofilm.engines.making import Defaults
 from phonofilm.latents import Geometry
+from phonofilm.model.denoiser import Denoiser
 from phonofilm.model.reader import MOST, Reader
 from phonofilm.playhouse.casting import draw_scene
 from phonofilm.playhouse.scene import Actor, Scene
@@ -116,6 +117,20 @@ def test_drafts_are_drawn_until_one_leaves_no_doubt() -> None:
     assert torch.equal(best, 2 * torch.stack([noise[0, 0, 1], noise[1, 2, 0], noise[2, 1, 1]]))
 
 
+def watched(denoiser: Denoiser) -> list[Tensor]:
+    """The storyboards (B, T, 128) that pictures are painted beneath, step by step from now on."""
+    filmed: list[Tensor] = []
+    plain = denoiser.forward
+
+    def watch(x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, g: Geometry) -> Tensor:
+        if g.latents:
+            filmed.append(x_BND[:, g.board])
+        return plain(x_BND, t_BN, text_BLC, g)
+
+    denoiser.forward = watch  # type: ignore[method-assign]
+    return filmed
+
+
 def test_films_are_made_on_the_draft_that_the_reader_prefers(tmp_path: Path) -> None:
     weights = make_weights(tmp_path)
     prompts, seeds = ["a red ball bounces"] * 2, [1, 2]
@@ -133,15 +148,7 @@ def test_films_are_made_on_the_draft_that_the_reader_prefers(tmp_path: Path) -> 
             return (torch.arange(len(board_BTD)) % drafts != prefer).float()
 
         denoiser.reader.doubts = doubts  # type: ignore[method-assign, assignment]
-        filmed: list[Tensor] = []
-        plain = denoiser.forward
-
-        def watch(x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, g: Geometry) -> Tensor:
-            if g.latents:
-                filmed.append(x_BND[:, g.board])
-            return plain(x_BND, t_BN, text_BLC, g)
-
-        denoiser.forward = watch  # type: ignore[method-assign]
+        filmed = watched(denoiser)
         with torch.no_grad():
             engine.sample(prompts, seeds, engine._empty(strip))
         if drafts > 1:
@@ -168,15 +175,7 @@ def test_what_is_gone_over_again_is_kept_unless_it_says_less(tmp_path: Path, wor
         return torch.tensor([0.0, 1.0, 1.0]) if len(read) == 1 else torch.tensor([0.0, 3.0 if worse else 1.9])
 
     denoiser.reader.doubts = doubts  # type: ignore[method-assign, assignment]
-    filmed: list[Tensor] = []
-    plain = denoiser.forward
-
-    def watch(x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, g: Geometry) -> Tensor:
-        if g.latents:
-            filmed.append(x_BND[:, g.board])
-        return plain(x_BND, t_BN, text_BLC, g)
-
-    denoiser.forward = watch  # type: ignore[method-assign]
+    filmed = watched(denoiser)
     with torch.no_grad():
         engine.sample(["a red ball bounces"], [1], engine._empty(Geometry.of_clip(64, 64, 2.0)))
     draft, again = read[1].unbind(0)

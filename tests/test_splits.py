@@ -85,7 +85,7 @@ def test_scenes_can_be_played(seed: int, split: str) -> None:
 def test_training_never_sees_a_held_out_pair(split: str) -> None:
     shown = [
         (scene, pairs)
-        for scene in scenes(split, 10_000 if split == "train" else 3_000)
+        for scene in scenes(split, 20_000 if split == "train" else 3_000)
         if (pairs := is_held_out(scene))
     ]
     assert not shown
@@ -101,7 +101,7 @@ def test_held_out_combinations_show_every_pair_in_the_first_actor() -> None:
 
 
 def test_every_feature_that_is_held_out_in_a_pair_is_learnt_in_others() -> None:
-    seen = Counter(feature for s in scenes("train", 10_000) for actor in s.actors for feature in features(actor, s))
+    seen = Counter(feature for s in scenes("train", 20_000) for actor in s.actors for feature in features(actor, s))
     assert min(seen[feature] for pair in HELD_OUT for feature in pair) >= 50
 
 
@@ -118,7 +118,7 @@ def test_held_out_pairs_are_a_tenth_of_the_combinations() -> None:
 
 
 def test_the_distribution_reaches_everything() -> None:
-    drawn = scenes("train", 10_000)
+    drawn = scenes("train", 20_000)
     first = Counter(scene.actors[0].kind for scene in drawn)
     assert first.most_common(1)[0][0] == "ball"
     assert all(first[kind] / len(drawn) > 0.6 * share for kind, share in KIND_SHARES.items())

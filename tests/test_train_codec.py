@@ -192,7 +192,7 @@ def test_painted_latents_are_those_of_their_crop(whole: bool) -> None:
 
 def test_the_decoder_learns_to_show_what_was_meant(tmp_path: Path) -> None:
     """Painted latents that are all wrong by the same amount are shown better than before; the encoder's as well."""
-    model = train_video(discs, tmp_path, replace(SHORT, steps=30, batch=4, save_seconds=1e9))
+    model = train_video(discs, tmp_path, replace(SHORT, steps=40, batch=4, save_seconds=1e9))
     with torch.no_grad():
         model.eval()
 
@@ -207,7 +207,7 @@ def test_the_decoder_learns_to_show_what_was_meant(tmp_path: Path) -> None:
             return float((made - torch.stack([f.frames for f in films]).float() / 127.5 + 1).square().mean())
 
         before = fault(model)
-    recipe = replace(SHORT, steps=40, batch=4, save_seconds=1e9, painted=0.5)
+    recipe = replace(SHORT, steps=60, batch=4, save_seconds=1e9, painted=0.5)
     after = train_decoder(painted, tmp_path, recipe, model.config)
     with torch.no_grad():
         assert fault(after) < 0.7 * before

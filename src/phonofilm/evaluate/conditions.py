@@ -71,12 +71,15 @@ def measure_conditions(
     progress(done, total): clips. workers: processes that share them. Raises InputError where the file is of something
     else, OutputError where it cannot be written.
     """
+    from phonofilm.engines.native import NativeEngine
+
     about = {"weights": engine.digest, "defaults": asdict(engine.defaults)}
     ledger = None if path is None else Ledger(path, about, MEASURES)
     known = {} if ledger is None else {entry["seed"]: entry for entry in ledger.entries}
     seeds = range(FIRST_SEED, FIRST_SEED + count)
     missing = [seed for seed in seeds if seed not in known]
-    for entry in spread(measure_clip, missing, engine, partial(_engine, engine.folder), workers):
+    there = partial(NativeEngine, engine.folder, "cpu", engine.defaults)
+    for entry in spread(measure_clip, missing, engine, there, workers):
         known[entry["seed"]] = entry if ledger is None else ledger.add([entry])[0]
         if progress is not None:
             progress(sum(seed in known for seed in seeds), count)
@@ -108,13 +111,6 @@ def measure_clip(engine: NativeEngine, seed: int) -> dict[str, Any]:
     found["audio"] = [lag for _, lag in shown.blow_lags]
     found["lips"] = shown.lip_lags if any(a.kind in FACES for a in scene.actors) else []
     return found
-
-
-def _engine(weights: Path) -> NativeEngine:
-    """That of a process that shares the work."""
-    from phonofilm.engines.native import NativeEngine
-
-    return NativeEngine(weights, device="cpu")
 
 
 def _summary(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from phonofilm.playhouse.splits import check_split, wording_of
 if TYPE_CHECKING:
     from phonofilm.codec.codec import Codec
     from phonofilm.engines.engine import Engine
+    from phonofilm.engines.making import Defaults
 
 Generator = Callable[[list[str], list[int], float, tuple[int, int]], list[Clip]]
 """(prompts, seeds, seconds, (width, height)) to one clip for each."""
@@ -234,7 +235,7 @@ def evaluate_engine(
 
         kept = None if out is None else Path(out) / "conditions.jsonl"
         extra["conditions"] = measure_conditions(engine, conditions, kept, progress, workers)
-    players = partial(_players, engine.folder, wishes) if isinstance(engine, NativeEngine) else None
+    players = partial(_players, engine.folder, engine.defaults, wishes) if isinstance(engine, NativeEngine) else None
     results = evaluate(
         prompts, out, SPLITS, partial(_make, engine, wishes), codec, seconds=seconds, size=shape, about=about,
         extra=extra, progress=progress, workers=workers, players=players,
@@ -260,9 +261,9 @@ def _make(
     return [join(engine.generate(request))[0] for request in requests]
 
 
-def _players(weights: Path, wishes: Mapping[str, Any]) -> tuple[Generator, Codec]:
+def _players(weights: Path, defaults: Defaults, wishes: Mapping[str, Any]) -> tuple[Generator, Codec]:
     """The built-in engine and its codec, on one thread, in a process that shares the work."""
     from phonofilm.engines.native import NativeEngine
 
-    engine = NativeEngine(weights, device="cpu")
+    engine = NativeEngine(weights, "cpu", defaults)
     return partial(_make, engine, wishes), engine.codec
