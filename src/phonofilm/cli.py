@@ -91,6 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--workers", type=_positive, default=1, metavar="N", help="processes of one thread each that share the work"
     )
+    evaluate.add_argument(
+        "--compare", type=Path, nargs="+", metavar="DIR",
+        help="measure nothing: set evaluations beside each other, pair by pair, on the prompts that all have",
+    )  # fmt: skip
     evaluate.set_defaults(run=_evaluate)
     add_commands(commands, _Help)
     return parser
@@ -552,6 +556,11 @@ def _tune(a: argparse.Namespace) -> int:
 
 
 def _evaluate(a: argparse.Namespace) -> int:
+    if a.compare:
+        from phonofilm.evaluate.compare import compare
+
+        print(compare(a.compare), end="")
+        return 0
     from phonofilm.engines import NativeEngine
     from phonofilm.evaluate.run import evaluate_engine
 

@@ -35,24 +35,17 @@ class Ledger:
         self.path = path
         self.entries: list[dict[str, Any]] = []
         wanted = json.loads(json.dumps(about))
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]
+        whole, cut = _whole_lines(path) if path.exists() else ([], False)
         if whole:
             stored = _read(path, whole[0])
             if stored != wanted:
-                other = [k for k in {**stored, **wanted} if stored.get(k) != wanted.get(k)]
+                other = differences(stored, wanted)
                 raise InputError(
-                    f"{path} holds an evaluation with another {', '.join(sorted(other))}: choose another folder, or "
+                    f"{path} holds an evaluation with another {', '.join(other)}: choose another folder, or "
                     "remove that file to begin anew"
                 )
-            for line in whole[1:]:
-                entry = _read(path, line)
-                if not entry.keys() >= fields:
-                    raise InputError(
-                        f"{path} is not the record of an evaluation (a line lacks {fields - entry.keys()})"
-                    )
-                self.entries.append(entry)
-        if len(whole) < max(len(lines), 1):
+            self.entries += _entries(path, whole[1:], fields)
+        if cut or not whole:
             with replacing(path) as beside:
                 beside.write_text("".join(whole) or json.dumps(wanted) + "\n", encoding="utf-8")
 
@@ -104,6 +97,37 @@ class CaseLedger(Ledger):
             }
             for case in cases
         )  # fmt: skip
+
+
+def read_cases(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What an evaluation in `folder` measured (settings, weights), and its clips. Raises InputError without one."""
+    path = folder / "clips.jsonl"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no evaluation (no {path.name} in it)")
+    whole, _ = _whole_lines(path)
+    if not whole:
+        raise InputError(f"{path} is empty")
+    return _read(path, whole[0]), _entries(path, whole[1:], ENTRY)
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Names under which two records say another thing, sorted."""
+    return sorted(k for k in {**a, **b} if a.get(k) != b.get(k))
+
+
+def _whole_lines(path: Path) -> tuple[list[str], bool]:
+    """The lines of a file that were not cut off, and whether one was."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    return whole, len(whole) < len(lines)
+
+
+def _entries(path: Path, lines: Iterable[str], fields: AbstractSet[str]) -> list[dict[str, Any]]:
+    entries = [_read(path, line) for line in lines]
+    for entry in entries:
+        if not entry.keys() >= fields:
+            raise InputError(f"{path} is not the record of an evaluation (a line lacks {fields - entry.keys()})")
+    return entries
 
 
 def _read(path: Path, line: str) -> dict[str, Any]:
