@@ -13,8 +13,9 @@ demo: $(STAMP)
 	$(BIN)/phonofilm generate "$(PROMPT)" -o out/demo.mp4 --sheet
 	@ls -l out/demo*
 
+# one process more than there are cores: many tests wait for servers, and for time to pass
 test: $(STAMP)
-	$(BIN)/python -m pytest -rs -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
+	$(BIN)/python -m pytest -rs -n $$($(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)') --dist loadfile --no-loadscope-reorder --durations 15
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests scripts

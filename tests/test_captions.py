@@ -70,9 +70,17 @@ def is_named(text: str, key: str, scene: Scene) -> bool:
 
 
 @cache
-def captions(style: str, wording: str, count: int) -> tuple[tuple[Scene, str, frozenset[str]], ...]:
-    drawn = (draw_scene(seed, SPLITS[seed % len(SPLITS)]) for seed in range(count))
-    return tuple((s, *describe_with_claims(s, seed, style, wording)) for seed, s in enumerate(drawn))
+def drawn(seed: int) -> Scene:
+    return draw_scene(seed, SPLITS[seed % len(SPLITS)])
+
+
+@cache
+def told(style: str, wording: str, seed: int) -> tuple[Scene, str, frozenset[str]]:
+    return drawn(seed), *describe_with_claims(drawn(seed), seed, style, wording)
+
+
+def captions(style: str, wording: str, count: int) -> list[tuple[Scene, str, frozenset[str]]]:
+    return [told(style, wording, seed) for seed in range(count)]
 
 
 def words(text: str) -> list[str]:

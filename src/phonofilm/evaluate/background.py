@@ -151,8 +151,10 @@ def _known(width: int, height: int) -> _Known:
             np.add.at(counts, (rows[:, None], cells), 1)
         counts = ndimage.uniform_filter1d(counts.astype(np.float32), 3, axis=0) / (DRAWS * width)
         table = (counts > RAREST).reshape(height, *CELLS)
-        near = np.ones((1, *(2 * k + 1 for k in SPREAD)), bool)
-        tables.append(ndimage.binary_dilation(table, near).reshape(height, -1))
+        near = (1, *(2 * k + 1 for k in SPREAD))
+        tables.append(
+            ndimage.maximum_filter(table.view(np.uint8), near, mode="constant").view(bool).reshape(height, -1)
+        )
     return _Known(names, np.stack(middle).astype(np.float32), tuple(tables))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Final, TypeVar
 
-import numpy as np
 from numpy.random import PCG64, Generator
 
 from phonofilm.playhouse.scene import (
@@ -157,5 +158,5 @@ def _any(rng: Generator, choices: Sequence[T]) -> T:
 
 def _weighted(rng: Generator, shares: dict[T, float]) -> T:
     """A key, in proportion to its value."""
-    edges = np.cumsum(list(shares.values()))
-    return list(shares)[int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))]
+    edges = list(accumulate(shares.values()))
+    return list(shares)[bisect_right(edges, rng.random() * edges[-1])]
