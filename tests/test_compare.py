@@ -43,8 +43,8 @@ def test_the_same_clips_are_compared_and_no_others(tmp_path):
     on = _evaluation(tmp_path / "on", {3: False, 2: True, 1: True, 0: True}, lag=-50.0, wishes={"best_of": 4})
     text = compare([off, on])
     assert "4 clips" in text and "on: wishes {'best_of': 4}" in text
-    assert _row(text, "colour right") == ["50.0 (4)", "75.0 (4); +2 −1, p 1.00"]
-    assert _row(text, "something vanishes") == ["50.0 (4)", "25.0 (4); +2 −1, p 1.00"]
+    assert _row(text, "colour right") == ["50.0 (4)", "75.0 (4); +2 −1, p 1"]
+    assert _row(text, "something vanishes") == ["50.0 (4)", "25.0 (4); +2 −1, p 1"]
     assert _row(text, "impact sync") == ["10 / 10 / 100 (4)", "50 / 50 / 0 (4)"]
 
 

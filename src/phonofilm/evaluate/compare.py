@@ -99,7 +99,7 @@ def _cell(own: list[bool], first: list[bool] | None, row: str) -> str:
         return text
     better = sum(a and not b for a, b in zip(own, first, strict=True))
     worse = sum(b and not a for a, b in zip(own, first, strict=True))
-    return f"{text}; +{better} −{worse}, p {sign_test(better, worse):.2f}"
+    return f"{text}; +{better} −{worse}, p {sign_test(better, worse):.2g}"
 
 
 def _blows(verdict: dict[str, Any]) -> list[float]:

@@ -37,18 +37,9 @@ SECONDS: Final = 4.0
 SEAM: Final = 32  # frames of a clip that is to be continued: 2 s
 RIVALS: Final = 64  # candidates among which the matcher finds the right one
 EXACT_DB: Final = 60.0  # what a frame counts for that is the given one, whose PSNR is infinite
-MEASURES: Final = {
-    "seed",
-    "first",
-    "last",
-    "seam",
-    "seam_true",
-    "level",
-    "whole",
-    "video",
-    "audio",
-    "lips",
-}  # of a clip
+MEASURES: Final = {  # of a clip
+    "seed", "first", "last", "seam", "seam_true", "level", "whole", "video", "audio", "lips",
+}  # fmt: skip
 NEAR: Final = 0.1  # seconds to each side of a seam over which the level is taken
 
 
