@@ -9,9 +9,11 @@ import pytest
 import torch
 from tiny import make_weights
 
-from phonofilm import Audio, Clip, checkpoint, media
+from phonofilm import Audio, Clip, Request, checkpoint, media
 from phonofilm.cli import main
+from phonofilm.engines import NativeEngine, join
 from phonofilm.errors import InputError
+from phonofilm.latents import TOKEN_WIDTH, Geometry, Latents
 from phonofilm.train.footage import Footage, film_playhouse
 from phonofilm.train.road import train
 
@@ -78,3 +80,9 @@ def test_a_folder_of_clips_is_learnt_from_and_what_is_broken_is_skipped(tmp_path
     (out / "denoiser.state").unlink()
     train("denoiser", "smoke", out, folder=folder)
     assert checkpoint.load(out / "denoiser.safetensors").hash == first
+    engine = NativeEngine(out)  # nobody knows these clips' storyboards: the picture must follow the prompt without one
+    g = Geometry(4, 4, 4, 8)
+    strip = Latents(torch.zeros(1, g.n, TOKEN_WIDTH), g, torch.ones(1, g.n))
+    made = [engine.sample([f"clip number {k}"], [7], strip).values_BND[:, g.video] for k in (0, 1)]
+    assert not torch.equal(*made)
+    assert join(engine.generate(Request("clip number 1", seconds=2.0)))[0].frames.shape == (32, 128, 128, 3)

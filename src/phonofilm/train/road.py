@@ -210,7 +210,7 @@ def train(
     tokenizer = Tokenizer.load(out / "tokenizer.json")
     sizes = TextEncoderConfig(tokenizer.size, **p.models.get("text", {}))
     footage = _footage(codec, out, folder, clips or p.clips, p.batch)
-    stages = p.denoiser if folder is None else p.denoiser[:1]  # a folder has no storyboards
+    stages = p.denoiser if folder is None else (_without_storyboard(p.denoiser[0]),)
     whole = sum(stage.training.plan.hours or 1.0 for stage in stages)
     for stage in stages:
         plan = stage.training.plan
@@ -223,6 +223,12 @@ def train(
             out, replace(stage.training, plan=plan), footage, tokenizer, text=sizes,
             sheet=_sheet(out, codec, tokenizer), channel_weights=channel_weights(codec, footage), device=device,
         )  # fmt: skip
+
+
+def _without_storyboard(stage: Stage) -> Stage:
+    """The same for clips of which nobody has storyboards: a picture beneath one does not follow the prompt."""
+    sizes = replace(stage.training.denoiser, storyboard=False)
+    return replace(stage, training=replace(stage.training, denoiser=sizes))
 
 
 def _train_timer(out: Path, recipe: TimerTraining) -> None:
