@@ -46,6 +46,19 @@ def test_steps_need_what_stands_before_them(tmp_path: Path) -> None:
         train("codec", "huge", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("what", "option", "value"),
+    [("codec", "--data", "clips"), ("timer", "--hours", "1"), ("text", "--start", "w"), ("decoder", "--clips", "9")],
+)
+def test_what_a_step_does_not_know_is_refused(
+    what: str, option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["train", what, option, value, "--preset", "smoke", "--out", str(out)]) == 2
+    assert f"train {what} knows no {option[2:]}" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_filming_goes_on_where_it_stopped_and_batches_depend_on_the_step_alone(tmp_path: Path) -> None:
     weights = make_weights(tmp_path / "weights")
     assert len(film_playhouse(weights, tmp_path / "films", 16)[0]) == 1

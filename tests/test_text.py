@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phonofilm.text.encoder import TextEncoder, TextEncoderConfig, drop_text
-from phonofilm.text.tokenizer import CLOSE, OPEN, PAD, START, Tokenizer, train_tokenizer
+from phonofilm.text.tokenizer import CLOSE, MAX_LENGTH, OPEN, PAD, START, Tokenizer, train_tokenizer
 from phonofilm.text.words import known_words, normalise, spoken_words, unknown_words
 
 CAPTIONS = [
@@ -153,3 +153,12 @@ def test_warm_start_copies_or_refuses(encoder: TextEncoder) -> None:
     assert torch.equal(other(*prompt), encoder(*prompt))
     with pytest.raises(ValueError, match="width=32"):
         TextEncoder(TextEncoderConfig(TOKENIZER.size, width=32, heads=2)).warm_start(encoder)
+
+
+def test_what_is_too_long_to_be_read_is_known() -> None:
+    assert TOKENIZER.unread("a red ball bounces") == ""
+    text = "a red ball bounces on a wooden floor " * 12 + "and a bell rings"
+    unread = TOKENIZER.unread(text)
+    assert unread.endswith("and a bell rings") and len(TOKENIZER.ids(text)) > MAX_LENGTH
+    read = TOKENIZER.decode(TOKENIZER.ids(text)[:MAX_LENGTH])
+    assert (read + unread).replace(" ", "") == text.replace(" ", "")

@@ -157,6 +157,8 @@ class NativeEngine(Maker):
                 self._model, self.codec  # noqa: B018 (loads them)
             if unknown := self.tokenizer.unknown_words(request.prompt):
                 hooks.notes.append(f"words that the model never saw: {', '.join(unknown)}")
+            if unread := self.tokenizer.unread(request.prompt):
+                hooks.notes.append(f"the prompt is too long, its end is not read: {unread.strip()}")
             with meter.stage("condition"):
                 hooks.progress(Progress("condition", 0, 1))
                 given = self._read_conditions(request) if clips is None else dict(clips)

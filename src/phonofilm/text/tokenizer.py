@@ -96,6 +96,10 @@ class Tokenizer:
         """Words of `text` that no training caption had, each once, in order; unheard speech is given with quotes."""
         return unknown_words(text, self.words, self.sayings)
 
+    def unread(self, text: str) -> str:
+        """The end of `text` that does not fit into `MAX_LENGTH` tokens, and is not read; empty if all is."""
+        return self.decode(self.ids(text)[MAX_LENGTH:])
+
     def save(self, path: str | Path) -> None:
         """Write JSON; the file appears whole or not at all."""
         state = {"bpe": self._state, "words": sorted(self.words), "sayings": sorted(self.sayings)}

@@ -22,6 +22,7 @@ from phonofilm import checkpoint
 from phonofilm.codec.audio import AudioCodec, AudioCodecConfig, audio_loss
 from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND
 from phonofilm.codec.video import VideoCodec, VideoCodecConfig, half_whitened, video_loss
+from phonofilm.errors import CheckpointError
 from phonofilm.files import replacing
 from phonofilm.playhouse.scene import Scene
 from phonofilm.precision import mixed
@@ -394,13 +395,15 @@ def train_decoder(
 
     films: where they hold painted latents, it learns to show those as the film that was meant, too.
 
-    config: its decoder may have more blocks than the one that is there; those begin as identities. What is found in
-    `out`/video-decoder.state is gone on with. Raises ValueError if the decoder there does not fit into the wanted one.
+    config: its decoder may have more blocks than the one that is there, which begin as identities; by default it is as
+    large as that. What is found in `out`/video-decoder.state is gone on with. Raises CheckpointError if the decoder
+    there does not fit into the wanted one.
     """
     recipe, out, device = recipe or VideoTraining(), Path(out), torch.device(device)
     stored = checkpoint.load(out / VIDEO_FILE, kind=VIDEO_KIND)
     torch.manual_seed(recipe.seed)
-    model = VideoCodec(config).to(device)
+    sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.config.items()}
+    model = VideoCodec(config or VideoCodecConfig(**sizes)).to(device)
     grow(model, stored.tensors)
     for parameter in model.encoder.parameters():
         parameter.requires_grad_(False)
@@ -414,18 +417,18 @@ def train_decoder(
 def grow(model: VideoCodec, weights: Mapping[str, Tensor]) -> None:
     """Fill a codec with the weights of one with fewer blocks; its further blocks do nothing yet.
 
-    Raises ValueError naming a weight that fits nowhere.
+    Raises CheckpointError naming a weight that fits nowhere.
     """
     own = model.state_dict()
     for name, value in weights.items():
         if name not in own or own[name].shape != value.shape:
-            raise ValueError(f"{name} {tuple(value.shape)} has no place in {model.config}")
+            raise CheckpointError(f"{name} {tuple(value.shape)} has no place in {model.config}")
         own[name].copy_(value)
     for name in own.keys() - weights.keys():
         if name.endswith(("second.weight", "second.bias")):
             own[name].zero_()
         elif not re.search(r"\.(low|middle|high)\.\d+\.", name):
-            raise ValueError(f"{name} of {model.config} is in no block, and has no weights to begin with")
+            raise CheckpointError(f"{name} of {model.config} is in no block, and has no weights to begin with")
 
 
 def _train_pictures(run: _Run[VideoCodec], pool: Pool, progress: Callable[[float], None] | None) -> None:

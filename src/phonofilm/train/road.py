@@ -138,6 +138,12 @@ def smoke() -> Preset:
     )  # fmt: skip
 
 
+OPTIONS: dict[str, set[str]] = {
+    "codec": {"hours"}, "decoder": {"hours"}, "text": {"data", "hours", "clips"},
+    "denoiser": {"data", "hours", "clips"}, "timer": set(), "all": {"hours", "clips", "start"},
+}  # fmt: skip
+"""What else each step may be told than preset and folder."""
+
 PRESETS = {"playhouse-cpu": playhouse_cpu, "playhouse-gpu": playhouse_gpu, "smoke": smoke}
 
 
@@ -153,14 +159,19 @@ def train(
 ) -> None:
     """Train "codec", "text", "denoiser" or "timer" into `out`; each needs what stands before it, but for the timer,
     which needs nothing. "decoder" goes on with the picture's decoder alone, at any time: latents, matcher and denoiser
-    stay valid. "all" goes on with everything at
-    once, from the weights in `start` (the shipped ones): that needs a large GPU, see `together`.
+    stay valid. "all" goes on with everything at once, from the weights in `start` (the shipped ones): that needs a
+    large GPU, see `together`.
 
-    folder: captioned clips instead of the playhouse (text and denoiser). hours, clips: instead of the preset's.
-    Raises InputError when something is missing.
+    folder: captioned clips instead of the playhouse. hours, clips: instead of the preset's. See `OPTIONS` for which
+    step knows which. Raises InputError when something is missing, or given to a step that does not know it.
     """
     if preset not in PRESETS:
         raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    given = {"data": folder, "hours": hours, "clips": clips, "start": start}
+    for name, value in given.items():
+        if value is not None and name not in OPTIONS[what]:
+            knowing = ", ".join(step for step, names in OPTIONS.items() if name in names)
+            raise InputError(f"train {what} knows no {name}, got {value}: it is for {knowing}", name)
     p = PRESETS[preset]()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     out.mkdir(parents=True, exist_ok=True)
