@@ -48,7 +48,7 @@ def test_steps_need_what_stands_before_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("what", "option", "value"),
-    [("codec", "--data", "clips"), ("timer", "--hours", "1"), ("text", "--start", "w"), ("decoder", "--clips", "9")],
+    [("all", "--data", "clips"), ("timer", "--hours", "1"), ("text", "--start", "w"), ("decoder", "--clips", "9")],
 )
 def test_what_a_step_does_not_know_is_refused(
     what: str, option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -504,10 +504,7 @@ def _add_train(p: argparse.ArgumentParser) -> None:
     p.add_argument("--preset", choices=("playhouse-cpu", "playhouse-gpu", "smoke"), default="playhouse-cpu")
     p.add_argument("--out", type=Path, default=Path("runs/playhouse"), metavar="DIR",
                    help="checkpoints, curves, sheets; the same command goes on from there, but for all")  # fmt: skip
-    p.add_argument(
-        "--data", type=Path, metavar="DIR",
-        help="text, denoiser: a folder of captioned clips instead of the playhouse",
-    )  # fmt: skip
+    p.add_argument("--data", type=Path, metavar="DIR", help="a folder of captioned clips instead of the playhouse")
     p.add_argument("--hours", type=float, help="time to spend, instead of the preset's (not for timer)")
     p.add_argument(
         "--clips", type=_positive,

@@ -6,9 +6,11 @@ denoiser. The same command goes on where an earlier one stopped.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ import torch
 from phonofilm.codec.audio import AudioCodecConfig
 from phonofilm.codec.codec import AUDIO_FILE, VIDEO_FILE, Codec
 from phonofilm.codec.video import VideoCodecConfig
+from phonofilm.engines.native import shipped_weights
 from phonofilm.errors import InputError
 from phonofilm.model.denoiser import DenoiserConfig
 from phonofilm.text.encoder import TextEncoderConfig
@@ -32,12 +35,15 @@ from phonofilm.train.codec import (
 )
 from phonofilm.train.denoiser import PAINTER, DenoiserTraining, Generator, Sheet, train_denoiser
 from phonofilm.train.footage import Footage, film_folder, film_playhouse
+from phonofilm.train.own import OwnClips
 from phonofilm.train.painted import channel_weights, painter
 from phonofilm.train.schedule import Plan
 from phonofilm.train.tasks import Tasks
 from phonofilm.train.text import TextTraining, train_text
 from phonofilm.train.timer import TimerTraining, train_timer
 from phonofilm.train.together import Together, train_together
+
+log = logging.getLogger(__name__)
 
 TINY = (16, 16, 16)
 TINY_DENOISER = DenoiserConfig(
@@ -139,7 +145,7 @@ def smoke() -> Preset:
 
 
 OPTIONS: dict[str, set[str]] = {
-    "codec": {"hours"}, "decoder": {"hours"}, "text": {"data", "hours", "clips"},
+    "codec": {"data", "hours"}, "decoder": {"data", "hours"}, "text": {"data", "hours", "clips"},
     "denoiser": {"data", "hours", "clips"}, "timer": set(), "all": {"hours", "clips", "start"},
 }  # fmt: skip
 """What else each step may be told than preset and folder."""
@@ -178,8 +184,6 @@ def train(
     if what == "all":
         if device == "cpu":
             raise InputError("train all needs a CUDA GPU, here is none: train codec, text and denoiser one by one")
-        from phonofilm.engines.native import shipped_weights
-
         together = Together(seconds=3600 * (hours or 25 / 60), clips=clips or p.clips)
         train_together(start or shipped_weights(), out, together, device)
         return
@@ -188,8 +192,16 @@ def train(
         video, audio = (
             replace(r, seconds=None if r.seconds is None else r.seconds * scale) for r in (p.video, p.audio)
         )
-        train_audio(playhouse_sounds(device=device), out, audio, p.models.get("audio"), device)  # type: ignore[arg-type]
-        train_video(playhouse_films(device=device), out, video, p.models.get("video"), device)  # type: ignore[arg-type]
+        own = None if folder is None else _own(out, folder)
+        sounds, films = (playhouse_sounds(device=device), playhouse_films(device=device))
+        if own is not None:
+            sounds, films = own.sounds, own.films
+        if own is None or own.tracks:
+            train_audio(sounds, out, audio, p.models.get("audio"), device)  # type: ignore[arg-type]
+        else:
+            log.warning("%s: no clip has sound; the shipped codec of sound is used", folder)
+            copy(shipped_weights() / AUDIO_FILE, out / AUDIO_FILE)
+        train_video(films, out, video, p.models.get("video"), device)  # type: ignore[arg-type]
         return
     if what == "timer":
         _train_timer(out, p.timer)
@@ -202,8 +214,12 @@ def train(
     if what == "decoder":
         recipe = p.video if hours is None else replace(p.video, seconds=3600 * hours, steps=None)
         weights = out / "denoiser.safetensors"
-        paint = painter(Codec.load(out, device), weights) if weights.exists() else None
-        train_decoder(playhouse_films(device=device, paint=paint), out, recipe, p.models.get("video"), device)
+        if folder is not None:
+            films = _own(out, folder).films
+        else:
+            paint = painter(Codec.load(out, device), weights) if weights.exists() else None
+            films = playhouse_films(device=device, paint=paint)
+        train_decoder(films, out, recipe, p.models.get("video"), device)
         return
     codec = Codec.load(out, device)
     if what == "text":
@@ -252,6 +268,18 @@ def _train_timer(out: Path, recipe: TimerTraining) -> None:
             bar.set_postfix(loss=f"{loss:.5f}")
 
         train_timer(out, recipe, progress=show)
+
+
+def _own(out: Path, folder: Path) -> OwnClips:
+    from tqdm import tqdm
+
+    with tqdm(desc="reading", unit="clip") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        return OwnClips(folder, out / "clips", show)
 
 
 def _sheet(out: Path, codec: Codec, tokenizer: Tokenizer) -> Sheet:
