@@ -3,6 +3,7 @@
 # From nothing: the four steps of playhouse-cpu.sh with this preset instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH="$PWD/.venv/bin:$PATH" # where `make demo` puts the command
 out=${1:-runs/playhouse-gpu}
-phonofilm train all --preset playhouse-gpu --out "$out"
+[ -e "$out/denoiser.safetensors" ] || phonofilm train all --preset playhouse-gpu --out "$out"
 phonofilm evaluate --weights "$out" --prompts 500 --out "$out/evaluation"

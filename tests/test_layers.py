@@ -12,7 +12,7 @@ ROOT = Path(phonofilm.__file__).parent
 # each may use those before it
 GROUND = ("errors", "files", "clip", "latents", "storyboard", "request", "precision", "checkpoint", "media")
 PARTS = ("codec", "text", "model", "diffusion", "playhouse", "data", "provenance", "energy")
-WORK = ("jobs", "export", "train", "evaluate", "bench")
+WORK = ("jobs", "export", "train", "evaluate")
 FACES = ("cli", "serve", "studio", "__main__")
 ALLOWED: dict[str, set[str]] = {name: set(GROUND[:k]) for k, name in enumerate(GROUND)}
 ALLOWED |= {name: set(GROUND) for name in PARTS}
