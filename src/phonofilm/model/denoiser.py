@@ -46,7 +46,7 @@ SHARPEST = 32.0  # largest attention logit
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """Sizes of a denoiser. The default has 10.7M parameters; the shipped one a deeper detailer (10 blocks), and 11.4M."""
+    """Sizes of a denoiser: 10.7M parameters by default; the shipped one has a deeper detailer, and 11.4M."""
 
     width: int = 256  # channels of a token in the stream; a multiple of `head`
     blocks: int = 8  # transformer blocks
