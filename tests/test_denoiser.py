@@ -157,7 +157,9 @@ def test_beneath_a_storyboard_the_detailer_paints_by_itself() -> None:
             torch.testing.assert_close(model(x, t, text, STRIP)[:, STRIP.video], model.paint(x, t, STRIP))
 
 
-@pytest.mark.parametrize(("instant", "end", "near"), [(0.0, 0, [0.5, 1.5, 2.5]), (0.75, 1, [2.5, 1.5, 0.5])])
+@pytest.mark.parametrize(
+    ("instant", "end", "near"), [(0.0, 0, [0.5, 1.5, 2.5]), (0.5, 0, [1.5, 0.5, 0.5]), (0.75, 1, [2.5, 1.5, 0.5])]
+)
 @torch.no_grad()
 def test_the_detailer_sees_a_given_image_the_more_the_nearer_it_is(instant: float, end: int, near: list[float]) -> None:
     model, g = awake(), Geometry(3, 2, 3, images=(instant,), boards=3)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tiny import make_weights
 
+import phonofilm
 from phonofilm import Audio, Clip, Condition, Request, latents, media
 from phonofilm.clip import to_native
 from phonofilm.diffusion.samplers import SAMPLERS
@@ -18,6 +19,7 @@ from phonofilm.engines.making import LONGEST, Defaults
 from phonofilm.engines.native import stored_defaults
 from phonofilm.errors import Cancelled, CheckpointError, InputError
 from phonofilm.latents import SECONDS_PER_LATENT, Geometry
+from phonofilm.request import Role
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +219,34 @@ def test_unknown_words_are_named_and_something_is_made(engine: NativeEngine) -> 
     assert any("zeppelin" in note for note in hooks.notes)
 
 
+@pytest.mark.parametrize("role", ["video", "audio"])
+@pytest.mark.parametrize(("seconds", "told"), [(2.0, None), (2.5, "lasts 2.00 s and the film 2.5 s")])
+def test_given_media_of_another_length_are_told(
+    engine: NativeEngine, film: Path, role: Role, seconds: float, told: str | None
+) -> None:
+    hooks = Hooks()
+    join(
+        engine.generate(
+            Request("a red ball", seconds=seconds, steps=1, conditions=(Condition(role, str(film)),)), hooks
+        )
+    )
+    assert [told in note for note in hooks.notes] == [True] if told else not hooks.notes
+
+
+def test_a_prompt_that_is_too_long_is_told(engine: NativeEngine) -> None:
+    hooks = Hooks()
+    prompt = "a red ball bounces on a wooden floor, " * 8 + "and a bell rings"
+    join(engine.generate(Request(prompt, seconds=2.0, steps=1), hooks))
+    assert [note for note in hooks.notes if "not read" in note and note.endswith("and a bell rings")]
+
+
+def test_generate_asks_the_model_that_is_named() -> None:
+    with pytest.raises(InputError, match="model must be one of"):
+        phonofilm.generate("a red ball", model="none")
+    with pytest.raises(InputError, match="model must be one of"):
+        phonofilm.generate(Request("a red ball"), model="none")
+
+
 def test_cancel_takes_effect_within_one_step(engine: NativeEngine) -> None:
     seen: list[int] = []
     hooks = Hooks(
@@ -242,6 +272,9 @@ def test_previews_are_frames_of_the_clip(engine: NativeEngine) -> None:
         ({"steps": 500}, "100"),
         ({"sampler": "magic"}, "euler"),
         ({"fps": 24.0}, "16"),
+        ({"picture": True, "conditions": (Condition("first", "a.png"),)}, "'first'"),
+        ({"conditions": (Condition("continue", "a.mp4"), Condition("audio", "b.wav"))}, "continue takes no audio"),
+        ({"conditions": (Condition("video", "b.mp4"), Condition("continue", "a.mp4"))}, "continue takes no video"),
     ],
 )
 def test_what_is_impossible_is_said_with_what_is_possible(

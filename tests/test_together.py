@@ -158,7 +158,7 @@ def test_all_parts_learn_and_make_weights_that_work(weights: Path, tmp_path: Pat
     out.mkdir()
     shutil.copyfile(weights / "tokenizer.json", out / "tokenizer.json")
     recipe = together.Together(
-        seconds=6.0, clips=8, enough=4, codec_share=0.2, film_share=50, match_share=0.3, reserve=1.0, workers=1,
+        seconds=9.0, clips=8, enough=4, codec_share=0.13, film_share=50, match_share=0.3, reserve=1.0, workers=1,
         groups=1, match_batch=4, boards_batch=1, sketches=2, paint_batch=1,
         video=VideoTraining(batch=2, save_seconds=1e9, bf16=False), audio=AudioTraining(batch=2, save_seconds=1e9),
     )  # fmt: skip

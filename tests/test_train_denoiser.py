@@ -406,6 +406,18 @@ def test_a_second_stage_begins_with_the_weights_of_the_first_and_leaves_alone_wh
         train(tmp_path / "elsewhere", later)
 
 
+def test_a_stage_begins_anew_where_the_one_before_went_on(tmp_path: Path) -> None:
+    later = settings(2, stage="later", after=KIND, frozen=("denoiser.detailer.",))
+    train(tmp_path, settings(2))
+    before = train(tmp_path, later)
+    longer = train(tmp_path, settings(6))
+    after = train(tmp_path, later)
+    frozen = [name for name in longer if name.startswith("denoiser.detailer.")]
+    assert all(torch.equal(after[name], longer[name]) for name in frozen)
+    assert any(not torch.equal(after[name], before[name]) for name in frozen)
+    assert checkpoint.load(tmp_path / "denoiser.safetensors").config["trained"]["steps"] == 8
+
+
 def test_another_model_in_the_folder_is_refused(tmp_path: Path) -> None:
     train(tmp_path, settings(1))
     with pytest.raises(CheckpointError, match="another model"):

@@ -126,6 +126,15 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(tmp_path: Path) -> Non
         run(tmp_path, recipe(2, lr=1e-4))
 
 
+def test_clips_of_several_lengths_are_compared_with_their_like(tmp_path: Path) -> None:
+    whole = clips()
+    short = {"video_z": whole["video_z"][:3, :, :1], "audio_z": whole["audio_z"][:3, :, :2], "captions": CAPTIONS[:3]}
+    few = {name: values[:5] for name, values in whole.items()}
+    options = {"model": TINY, "captions": CAPTIONS, "progress": False}
+    scores = train_text(stream, tmp_path, 60, recipe=recipe(1), held_out=[short, few], **options)
+    assert 0 <= scores["text_to_clip"] <= 1
+
+
 def test_the_seconds_end_the_run(tmp_path: Path) -> None:
     scores = train_text(stream, tmp_path, 0.2, recipe=recipe(10**6), model=TINY, captions=CAPTIONS, progress=False)
     state = checkpoint.load_state(tmp_path / STATE)

@@ -211,6 +211,7 @@ def _generate(a: argparse.Namespace) -> int:
     from phonofilm.engines.open.parallel import helping
     from phonofilm.engines.scoring import scored, silent, wish, with_score
     from phonofilm.export import export
+    from phonofilm.media import check_ending
     from phonofilm.provenance import Identity
 
     if a.score:
@@ -218,6 +219,7 @@ def _generate(a: argparse.Namespace) -> int:
         if a.picture:
             raise InputError("a single picture has no sound: --score is for films")
     engine = _load(a)
+    check_ending(a.output, picture=a.picture, sound=bool(a.score or engine.capabilities.sample_rate))
     if helping():  # under torchrun; the first process writes the film
         join(engine.generate(request))
         return 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -85,14 +87,35 @@ class Folder:
     def __len__(self) -> int:
         return len(self.entries)
 
+    @property
+    def digest(self) -> str:
+        """Hexadecimal; another one as soon as a file or a caption is another. Files are told by name, size and time."""
+        told = [
+            (
+                os.path.relpath(e.video, self.root),
+                e.caption,
+                *(_stamp(path) for path in (e.video, e.audio) if path is not None),
+            )
+            for e in self.entries
+        ]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
     def __iter__(self) -> Iterator[Captioned]:
+        yield from (item for _, item in self.readable())
+
+    def readable(self, without: Collection[int] = ()) -> Iterator[tuple[int, Captioned]]:
+        """The clips with their places in `entries`, but for some places."""
         self.skipped = list(self._unlisted)
-        for entry in self.entries:
+        for number, entry in enumerate(self.entries):
+            if number in without:
+                continue
             try:
-                yield self.load(entry)
+                item = self.load(entry)
             except (MediaError, OSError) as error:
                 self.skipped.append(str(error))
                 log.warning("skipped: %s", error)
+            else:
+                yield number, item
 
     def load(self, entry: Entry) -> Captioned:
         """Read one entry. Raises MediaError."""
@@ -172,3 +195,12 @@ class Folder:
 
 def _tidy(caption: str) -> str:
     return " ".join(caption.split())[:MAX_PROMPT]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file; zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

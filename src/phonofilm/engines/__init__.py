@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from phonofilm.clip import Clip
@@ -28,12 +29,14 @@ def __getattr__(name: str) -> Any:
 
 
 def generate(prompt: str | Request, **options: Any) -> Clip:
-    """Make a clip from a sentence; `options` are the fields of `Request`. The engine stays loaded between calls.
+    """Make a clip from a sentence; `options` are the fields of `Request`, and change those of one that is given.
+
+    The native engine stays loaded between calls; another `model` is loaded for each.
 
     >>> clip = phonofilm.generate("a red ball bounces on a wooden floor", seconds=3, seed=7)
     """
-    request = prompt if isinstance(prompt, Request) else Request(prompt, **options)
-    return join(_engine().generate(request))[0]
+    request = replace(prompt, **options) if isinstance(prompt, Request) else Request(prompt, **options)
+    return join(_engine(request.model).generate(request))[0]
 
 
 def score(clip: Clip, prompt: str | Request, **options: Any) -> Clip:
@@ -43,14 +46,15 @@ def score(clip: Clip, prompt: str | Request, **options: Any) -> Clip:
 
     Raises InputError for a single picture, and for a model that makes no sound for a given picture.
     """
-    request = prompt if isinstance(prompt, Request) else wish(clip, prompt, **options)
+    request = replace(prompt, **options) if isinstance(prompt, Request) else wish(clip, prompt, **options)
     composer(request.model)
-    engine = _engine() if request.model == "native" else load(request.model)
-    return scored(clip, request, engine)[0]
+    return scored(clip, request, _engine(request.model))[0]
 
 
-def _engine() -> NativeEngine:
+def _engine(model: str) -> Engine:
     global _native
+    if model != "native":
+        return load(model)
     if _native is None:
         from phonofilm.engines.native import NativeEngine
 

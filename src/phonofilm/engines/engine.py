@@ -76,6 +76,8 @@ class Capabilities:
             if role not in self.conditions:
                 able = ", ".join(self.conditions) or "no conditions"
                 raise InputError(f"{self.name} takes {able}; it cannot take {role!r}", role)
+        if self.own and request.picture and roles and roles != ["mask"]:
+            raise InputError(f"a single picture is made from its prompt alone, it cannot take {roles[0]!r}", roles[0])
         if "mask" in roles and request.picture:
             raise InputError("mask changes a part of a film, a single picture cannot have one", "mask")
         if "mask" in roles and "continue" in roles:
@@ -83,6 +85,11 @@ class Capabilities:
                 f"mask changes a part of one clip of up to {high:g} seconds, which cannot go on from another one at "
                 "once: continue what comes of it afterwards", "mask",
             )  # fmt: skip
+        for role in ("audio", "video"):
+            if self.own and "continue" in roles and role in roles:
+                raise InputError(
+                    f"what follows a clip is made with its own picture and sound: continue takes no {role}", role
+                )
         if request.adapters and not self.adapters:
             raise InputError(f"{self.name} takes no adapters", "adapters")
 

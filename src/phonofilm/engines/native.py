@@ -161,7 +161,7 @@ class NativeEngine(Maker):
                 hooks.notes.append(f"the prompt is too long, its end is not read: {unread.strip()}")
             with meter.stage("condition"):
                 hooks.progress(Progress("condition", 0, 1))
-                given = self._read_conditions(request) if clips is None else dict(clips)
+                given = self._read_conditions(request, hooks.notes) if clips is None else dict(clips)
             past: list[Clip] = [given["continue"]] if "continue" in given else []
             if past and "first" in given:
                 hooks.notes.append("the first image is not used: the clip that is continued has a beginning")
@@ -201,8 +201,8 @@ class NativeEngine(Maker):
     def _chunk(self, frames: np.ndarray, samples: np.ndarray | None, receipt: Receipt | None) -> Chunk:
         return Chunk(frames, samples, NATIVE_FPS, NATIVE_RATE, receipt)
 
-    def _read_conditions(self, request: Request) -> dict[str, Clip]:
-        """The given media, made native: size, rate, mono 16 kHz. A mask keeps its size."""
+    def _read_conditions(self, request: Request, notes: list[str]) -> dict[str, Clip]:
+        """The given media, made native: size, rate, mono 16 kHz. A mask keeps its size. notes: gets what is cut off."""
         given: dict[str, Clip] = {}
         for condition in request.conditions:
             if condition.path is None:
@@ -212,12 +212,15 @@ class NativeEngine(Maker):
             size = request.pixels
             if condition.role == "audio":
                 sound = read_audio(condition.path)
+                notes += _fitting(condition.path, sound.seconds, request.seconds, "silence")
                 blank = np.zeros((latents.frames_from_seconds(request.seconds), size[1], size[0], 3), np.uint8)
                 clip = to_native(Clip(blank, NATIVE_FPS, sound), size)
             elif condition.role == "mask":
                 clip = read_mask(condition.path)
             else:
                 clip = to_native(read(condition.path), size)
+                if condition.role == "video":
+                    notes += _fitting(condition.path, clip.seconds, request.seconds, "its last frame")
             if condition.role in ("first", "last"):
                 clip = Clip(clip.frames[:1] if condition.role == "first" else clip.frames[-1:], NATIVE_FPS)
             if condition.role == "continue" and len(clip.frames) < latents.FRAMES_PER_LATENT * CONTEXT:
@@ -311,3 +314,11 @@ def _silence(clip: Clip) -> np.ndarray:
 def _join(pieces: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> Clip:
     samples = np.concatenate([s for _, s in pieces if s is not None], 1)
     return Clip(np.concatenate([f for f, _ in pieces]), NATIVE_FPS, Audio(samples, NATIVE_RATE))
+
+
+def _fitting(path: str, lasts: float, wanted: float, filling: str) -> list[str]:
+    """What to tell of given media that are longer or shorter than the film, by more than a frame."""
+    if abs(lasts - wanted) <= 1 / NATIVE_FPS:
+        return []
+    rest = f"only its first {wanted:g} s are used" if lasts > wanted else f"{filling} follows it"
+    return [f"{path} lasts {lasts:.2f} s and the film {wanted:g} s: {rest} (see seconds)"]

@@ -196,7 +196,13 @@ def conditions_markdown(found: Mapping[str, Any]) -> list[str]:
         (f"matcher, recall at 1 of {RIVALS} (n {matcher['n']})", f"text → clip {100 * matcher['text_to_clip']:.0f} %, "
          f"clip → text {100 * matcher['clip_to_text']:.0f} %"),
     )  # fmt: skip
-    head = ["", f"## Conditions, {found['clips']} clips of {SECONDS:g} s", "", "| | |", "|---|---|"]
+    head = [
+        "",
+        f"## Conditions, {found['clips']} square clips of {SECONDS:g} s, default settings",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
     return [*head, *(f"| {title} | {value} |" for title, value in rows)]
 
 

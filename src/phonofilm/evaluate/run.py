@@ -225,6 +225,9 @@ def evaluate_engine(
 
     if size not in FORMATS:
         raise InputError(f"size must be one of {', '.join(FORMATS)} for an evaluation, got {size!r}")
+    from phonofilm.request import Request
+
+    engine.capabilities.check(Request("a ball", seconds=3.0 if seconds is None else seconds, size=size, **wishes))
     codec, shape = getattr(engine, "codec", None), FORMATS[size]
     extra: dict[str, Any] = {}
     about: dict[str, Any] = {"engine": engine.capabilities.name, "wishes": wishes}

@@ -3,6 +3,7 @@
 from phonofilm.media.formats import Limits
 from phonofilm.media.reading import read, read_audio, read_mask
 from phonofilm.media.sheet import contact_sheet
+from phonofilm.media.sinks import check_ending
 from phonofilm.media.writing import Writer, write
 
-__all__ = ["Limits", "Writer", "contact_sheet", "read", "read_audio", "read_mask", "write"]
+__all__ = ["Limits", "Writer", "check_ending", "contact_sheet", "read", "read_audio", "read_mask", "write"]

@@ -53,6 +53,17 @@ class Sink(Protocol):
     def abandon(self) -> None: ...
 
 
+def check_ending(path: Path, *, picture: bool, sound: bool) -> None:
+    """Raise InputError where what is to be made, one picture or a film, with or without sound, cannot become `path`."""
+    suffix = path.suffix.lower()
+    if is_pattern(path) and suffix != ".png":
+        raise InputError(f"{path}: a sequence of pictures is written as .png, such as frames/%04d.png")
+    if suffix == ".png" and not is_pattern(path) and not picture:
+        raise InputError(f"{path}: a film is no single .png; for its frames name a pattern such as frames/%04d.png")
+    if suffix == ".wav" and (picture or not sound):
+        raise InputError(f"{path}: a clip without sound cannot become a WAV")
+
+
 @contextlib.contextmanager
 def opened(path: Path, fps: float, sample_rate: int | None, channels: int, seal: Seal | None = None) -> Iterator[Sink]:
     """A sink for `path`; the file takes its place when the block and `seal` end well, else nothing is left of it."""

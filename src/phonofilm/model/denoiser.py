@@ -394,7 +394,9 @@ class Denoiser(nn.Module):
             image = F.pad(image, (0, 1), value=1.0) * (1 - t_BN[:, span].mean(1))[:, None, None, None, None]
             near_T = torch.exp(-(middles_T - instant).abs() / SECONDS_PER_LATENT)
             even = image.expand(-1, g.latents, -1, -1, -1)
-            ends[2 * instant > g.seconds] = torch.cat([even, even * near_T[:, None, None, None]], dim=-1)
+            ends[instant > g.seconds - SECONDS_PER_LATENT / 2] = torch.cat(
+                [even, even * near_T[:, None, None, None]], dim=-1
+            )
         return torch.cat(ends, dim=-1).to(self.compute)
 
     # --- between strip and stream -----------------------------------------------------------------------------------

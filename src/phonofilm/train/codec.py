@@ -216,7 +216,7 @@ class _Run(Generic[Model]):
         state = checkpoint.load_state(self.state_path)
         config = asdict(self.model.config)
         if state["config"] != config:
-            raise ValueError(f"{self.state_path} was trained as {state['config']}, asked for is {config}")
+            raise CheckpointError(f"{self.state_path} was trained as {state['config']}, asked for is {config}")
         self.step, self.spent = state["step"], state["spent"]
         self.model.load_state_dict(state["model"])
         self.average = {key: value.to(self.device) for key, value in state["average"].items()}
@@ -268,6 +268,8 @@ class FilmPool:
         return draw_crops(self, step, recipe, generator, whole)
 
     def samples(self, count: int) -> list[Tensor]:
+        if not self.clips:
+            self.window(0)
         first = next(iter(self.clips.values())).frames.shape
         return [footage.frames for footage in self.clips.values() if footage.frames.shape == first][:count]
 
@@ -367,6 +369,8 @@ def train_video(
         grow(model, start)
     pool = FilmPool(films, recipe.pool, recipe.fresh, device) if callable(films) else films
     run = _Run("video-codec", model, recipe, out, device)
+    if run.progress >= 1 and (out / VIDEO_FILE).exists():  # others may depend on it, or have gone on with its decoder
+        return stored_video(out).to(device)
     _train_pictures(run, pool, progress)
     if start is not None:
         save_codec(model, out / VIDEO_FILE, VIDEO_KIND)
@@ -400,16 +404,22 @@ def train_decoder(
     there does not fit into the wanted one.
     """
     recipe, out, device = recipe or VideoTraining(), Path(out), torch.device(device)
-    stored = checkpoint.load(out / VIDEO_FILE, kind=VIDEO_KIND)
     torch.manual_seed(recipe.seed)
-    sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.config.items()}
-    model = VideoCodec(config or VideoCodecConfig(**sizes)).to(device)
-    grow(model, stored.tensors)
+    model = stored_video(out, config).to(device)
     for parameter in model.encoder.parameters():
         parameter.requires_grad_(False)
     pool = FilmPool(films, recipe.pool, recipe.fresh, device)
     _train_pictures(_Run("video-decoder", model, recipe, out, device), pool, None)
     save_codec(model, out / VIDEO_FILE, VIDEO_KIND)
+    return model
+
+
+def stored_video(out: Path, config: VideoCodecConfig | None = None) -> VideoCodec:
+    """The video codec in `out`, as large as it is there, or grown. Raises CheckpointError if it does not fit."""
+    stored = checkpoint.load(out / VIDEO_FILE, kind=VIDEO_KIND)
+    sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.config.items()}
+    model = VideoCodec(config or VideoCodecConfig(**sizes))
+    grow(model, stored.tensors)
     return model
 
 
@@ -528,6 +538,9 @@ def train_audio(
     if start is not None:
         model.load_state_dict({name: value.float() for name, value in start.items()}, strict=False)
     run = _Run("audio-codec", model, recipe, out, device)
+    if run.progress >= 1 and (out / AUDIO_FILE).exists():
+        model.load_state_dict(checkpoint.load(out / AUDIO_FILE, kind=AUDIO_KIND).tensors)
+        return model
 
     def draw(step: int, generator: torch.Generator) -> Tensor:
         whole = sounds(range(step * recipe.batch, (step + 1) * recipe.batch)).to(device)

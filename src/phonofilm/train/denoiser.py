@@ -193,12 +193,21 @@ class _Run:
         return self.config.plan.spent(self.step, self.clock.seconds)
 
     def resume(self) -> None:
-        """Load the state in the folder, or the one before the decay if the plan has become longer since."""
+        """Load the state in the folder, or the one before the decay if the plan has become longer since.
+
+        A stage begins anew where the one before it has gone on since.
+        """
         path = self._path(STATE)
         if not path.exists():
             self._begin()
             return
         state = checkpoint.load_state(path)
+        if self.config.after is not None and self._path_of(self.config.after).exists():
+            earlier = checkpoint.load_state(self._path_of(self.config.after))
+            if self._spent_before(earlier) != state.get("before", self.before):
+                self._begin()
+                return
+            del earlier
         old = Plan(**state["plan"])
         if self.config.plan.longer_than(old) and old.decaying(state["step"], state["seconds"]):
             path = self._path(PREDECAY)
@@ -222,7 +231,7 @@ class _Run:
             self.before = {**self.before, **stored.config.get("trained", {})}
         if self.config.after is None:
             return
-        path = self.folder / (self.config.after + STATE)
+        path = self._path_of(self.config.after)
         if not path.exists():
             raise InputError(f"{path} is missing: this stage begins where that one ended")
         state = checkpoint.load_state(path)
@@ -230,16 +239,24 @@ class _Run:
         self.model.load_state_dict(state["average"]["weights"])
         self.alignment.load_state_dict(state["alignment"])
         self.average = Average(self.model, self.config.average)
-        earlier = state.get("before", self.before)
-        self.before = {"steps": state["step"] + earlier["steps"], "seconds": state["seconds"] + earlier["seconds"]}
+        self.before = self._spent_before(state)
 
     def _check(self, path: Path, state: Mapping[str, Any]) -> None:
         model = json.loads(json.dumps(self._described()))
         if state["model"] != model:
             raise CheckpointError(f"{path}: is of another model, {state['model']}; asked for is {model}")
 
+    @staticmethod
+    def _spent_before(state: Mapping[str, Any]) -> dict[str, Any]:
+        """What a stage that begins where `state` ended has behind it."""
+        earlier = state.get("before", {"steps": 0, "seconds": 0.0})
+        return {"steps": state["step"] + earlier["steps"], "seconds": state["seconds"] + earlier["seconds"]}
+
     def _path(self, name: str) -> Path:
         return self.folder / (self.config.stage + name)
+
+    def _path_of(self, stage: str) -> Path:
+        return self.folder / (stage + STATE)
 
     def save(self, name: str = STATE) -> None:
         """Write the state, and the averaged weights; nothing if a step that was not looked at had no finite loss."""
@@ -271,6 +288,8 @@ class _Run:
     def train(self, batches: Batches, sheet: Sheet | None, progress: bool, curves: bool) -> None:
         config, plan = self.config, self.config.plan
         if self.spent >= 1:
+            if not (self.folder / WEIGHTS).exists():  # no time was left to begin with
+                self.save()
             return
         compute = self.model.denoiser.compute
         rate = matrix_rate(config.denoiser, compute, self.device)

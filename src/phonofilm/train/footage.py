@@ -102,16 +102,19 @@ def _film_groups(
     return cache
 
 
-def film_folder(codec: Codec, directory: Path, folder: Path) -> LatentCache:
-    """Encode a folder of captioned clips once."""
-    cache = LatentCache(directory, codec.hash)
-    if len(cache):
-        return cache
+def film_folder(codec: Codec, out: Path, folder: Path) -> LatentCache:
+    """Encode a folder of captioned clips once, into a folder of `out` of which there is one for each state of `folder`.
+
+    What was encoded before it was cut off is there. Raises InputError where no clip can be read.
+    """
     items = Folder(folder)
-    for item in items:
+    cache = LatentCache(out / f"folder-{codec.hash[:12]}-{items.digest[:12]}", codec.hash)
+    known = {row["entry"] for shard in cache for row in shard.metadata}
+    for number, item in items.readable(known):
         frames = torch.from_numpy(item.clip.frames)[None]
         samples = None if item.clip.audio is None else torch.from_numpy(item.clip.audio.samples[:1])
-        cache.append(encode_batch(codec, frames, samples), [{"caption": item.caption, "has_audio": item.has_audio}])
+        about = {"caption": item.caption, "has_audio": item.has_audio, "entry": number}
+        cache.append(encode_batch(codec, frames, samples), [about])
     if not len(cache):
         raise InputError(f"{folder}: none of its {len(items)} clips could be read")
     return cache

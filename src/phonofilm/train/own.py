@@ -6,7 +6,6 @@ Shapes: T frames, H height, W width, N samples.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -33,29 +32,28 @@ class OwnClips:
     for.
     """
 
-    def __init__(self, folder: Path, keep: Path, progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode what is in `folder` into `keep`, unless it lies there already.
+    def __init__(self, folder: Path, out: Path, progress: Callable[[int, int], None] | None = None) -> None:
+        """Decode what is in `folder` into a folder of `out` of which there is one for each state of `folder`, unless it
+        lies there already.
 
-        progress(done, total): clips. Raises InputError where no clip can be read, OutputError where `keep` cannot be
+        progress(done, total): clips. Raises InputError where no clip can be read, OutputError where `out` cannot be
         written.
         """
         items = Folder(folder)
-        stamps = [(str(e.video), e.caption, _stamp(e.video), _stamp(e.audio)) for e in items.entries]
-        listing, wanted = keep / LISTING, json.loads(json.dumps(stamps))
-        if not listing.exists() or json.loads(listing.read_text(encoding="utf-8"))["of"] != wanted:
-            shutil.rmtree(keep, ignore_errors=True)
+        keep = out / f"decoded-{items.digest[:12]}"
+        if not (keep / LISTING).exists():
             try:
-                self._decode(items, keep, wanted, progress)
+                self._decode(items, keep, progress)
             except OSError as error:
                 raise OutputError(f"cannot write {keep}: {error.strerror or error}") from error
-        stored = json.loads(listing.read_text(encoding="utf-8"))
-        self.pictures = [np.load(keep / f"{k}.npy", mmap_mode="r") for k in range(stored["clips"])]
+        count = json.loads((keep / LISTING).read_text(encoding="utf-8"))["clips"]
+        self.pictures = [np.load(keep / f"{k}.npy", mmap_mode="r") for k in range(count)]
         heard = np.load(keep / "sounds.npz")
         self.tracks = [heard[name] for name in heard.files]
 
     @staticmethod
-    def _decode(items: Folder, keep: Path, stamps: Sequence[Any], progress: Callable[[int, int], None] | None) -> None:
-        keep.mkdir(parents=True)
+    def _decode(items: Folder, keep: Path, progress: Callable[[int, int], None] | None) -> None:
+        keep.mkdir(parents=True, exist_ok=True)
         tracks: list[np.ndarray[Any, np.dtype[np.float32]]] = []
         count = 0
         for item in items:
@@ -71,7 +69,7 @@ class OwnClips:
             raise InputError(f"{items.root}: none of its {len(items)} clips could be read")
         np.savez(keep / "sounds.npz", *tracks)
         with replacing(keep / LISTING) as beside:  # last: without it, what lies there does not count
-            beside.write_text(json.dumps({"of": stamps, "clips": count}), encoding="utf-8")
+            beside.write_text(json.dumps({"clips": count}), encoding="utf-8")
 
     def films(self, numbers: Sequence[int]) -> list[Footage]:
         """See `codec.Films`."""
@@ -92,10 +90,3 @@ class OwnClips:
 def _pick(of: Sequence[Any], number: int) -> Any:
     turn, k = divmod(number, len(of))
     return of[int(np.random.default_rng(turn).permutation(len(of))[k])]
-
-
-def _stamp(path: Path | None) -> list[int] | None:
-    if path is None or not path.exists():
-        return None
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]

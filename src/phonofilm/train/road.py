@@ -19,7 +19,8 @@ from phonofilm.codec.audio import AudioCodecConfig
 from phonofilm.codec.codec import AUDIO_FILE, VIDEO_FILE, Codec
 from phonofilm.codec.video import VideoCodecConfig
 from phonofilm.engines.native import shipped_weights
-from phonofilm.errors import InputError
+from phonofilm.errors import CheckpointError, InputError
+from phonofilm.files import replacing
 from phonofilm.model.denoiser import DenoiserConfig
 from phonofilm.text.encoder import TextEncoderConfig
 from phonofilm.text.matcher import MatcherConfig
@@ -220,6 +221,7 @@ def train(
         train_decoder(films, out, recipe, p.models.get("video"), device)
         return
     codec = Codec.load(out, device)
+    _belongs(out, what, codec)
     if what == "text":
         footage = _footage(codec, out, folder, clips or p.text_clips, 64 if preset != "smoke" else 4)
         held_out = [footage.at(2**40 + k) for k in range(4)]
@@ -250,6 +252,18 @@ def train(
         )  # fmt: skip
 
 
+def _belongs(out: Path, what: str, codec: Codec) -> None:
+    """Note of which codec's latents a step learns. Raises CheckpointError where it has learnt another one's."""
+    note, state = out / f"{what}.codec", out / f"{what}.state"
+    if state.exists() and note.exists() and (of := note.read_text(encoding="utf-8").strip()) != codec.hash:
+        raise CheckpointError(
+            f"{state} learnt the latents of codec {of[:12]}…, here is {codec.hash[:12]}…: choose another folder, or "
+            "remove that file to begin anew"
+        )
+    with replacing(note) as beside:
+        beside.write_text(codec.hash + "\n", encoding="utf-8")
+
+
 def _without_storyboard(stage: Stage) -> Stage:
     """The same for clips of which nobody has storyboards: a picture beneath one does not follow the prompt."""
     sizes = replace(stage.training.denoiser, storyboard=False)
@@ -277,7 +291,7 @@ def _own(out: Path, folder: Path) -> OwnClips:
             bar.total, bar.n = total, done
             bar.refresh()
 
-        return OwnClips(folder, out / "clips", show)
+        return OwnClips(folder, out, show)
 
 
 def _sheet(out: Path, codec: Codec, tokenizer: Tokenizer) -> Sheet:
@@ -327,7 +341,7 @@ def _footage(
     from tqdm import tqdm
 
     if folder is not None:
-        return Footage([film_folder(codec, out / f"folder-{codec.hash[:12]}", folder)], batch)
+        return Footage([film_folder(codec, out, folder)], batch)
     with tqdm(desc="filming", unit="group") as bar:
 
         def show(done: int, total: int) -> None:

@@ -10,6 +10,7 @@ import json
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 
 from phonofilm import checkpoint
-from phonofilm.latents import AUDIO, Latents, pack
+from phonofilm.errors import CheckpointError
+from phonofilm.latents import AUDIO, Geometry, Latents, pack
 from phonofilm.precision import mixed
 from phonofilm.text.encoder import trim
 from phonofilm.text.matcher import Matcher, MatcherConfig, contrastive_loss, recall_at_1
@@ -288,7 +290,7 @@ def train_text(
     trained again where out_dir holds one. model: its `vocab` is replaced by the tokenizer's. held_out: clips on which
     R@1 of 64 (or of all, if fewer) is measured. start: weights to begin with.
     Returns the last evaluation, with `loss` and `step`.
-    Raises ValueError if out_dir holds a run of another recipe or model.
+    Raises CheckpointError if out_dir holds a run of another recipe or model.
     """
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
@@ -319,7 +321,7 @@ def train_text(
         state = checkpoint.load_state(out_dir / STATE)
         if state["kept"] != kept:
             held = json.dumps(state["kept"])
-            raise ValueError(f"{out_dir} holds a run of {held}, not of {json.dumps(kept)}; choose another folder")
+            raise CheckpointError(f"{out_dir} holds a run of {held}, not of {json.dumps(kept)}; choose another folder")
         matcher.load_state_dict(state["matcher"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
@@ -342,7 +344,10 @@ def train_text(
         save_matcher(out_dir / MATCHER, averaged)
 
     def evaluate() -> dict[str, float]:
-        clips = sum(len(batch["captions"]) for batch in held_out)
+        alike: Counter[Geometry] = Counter()
+        for batch in held_out:
+            alike[strip_of(batch, device)[0].geometry] += len(batch["captions"])
+        clips = max(alike.values(), default=0)  # of one size and length
         return evaluate_matcher(averaged, tokenizer, held_out, of=min(64, clips), device=device) if clips else {}
 
     if done_share() >= 1:
