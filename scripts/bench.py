@@ -108,17 +108,18 @@ def parts() -> dict[str, float]:
     from phonofilm.playhouse.playhouse import take
 
     codec = Codec.load(shipped_weights())
-    shot = take([1], truth=False)
+    shot = take([1])
     z, a = codec.encode_frames(shot.frames), codec.encode_samples(shot.audio)
     return {
         "video encode, x real time": 3 / median_seconds(lambda: codec.encode_frames(shot.frames), 5),
         "video decode, x real time": 3 / median_seconds(lambda: codec.decode_frames(z), 5),
         "audio decode, x real time": 3 / median_seconds(lambda: codec.decode_samples(a), 5),
-        "playhouse with sound, x real time": 3 * 16 / median_seconds(lambda: take(range(16), truth=False), 2),
+        "playhouse with sound, x real time": 3 * 16 / median_seconds(lambda: take(range(16)), 2),
         "threads": float(torch.get_num_threads()),
     }
 
 
+WIDTH = 48  # of the titles
 MEASURES = {"generation": generation, "cold": cold, "parts": parts, "training": training}
 
 
@@ -131,10 +132,10 @@ def main() -> None:
     found: dict[str, float] = {}
     for name, measure in MEASURES.items():
         if arguments.only in (None, name):
-            found |= measure()
-    width = max(map(len, found))
-    for name, value in found.items():
-        print(f"{name:{width}}  {value:10.3f}")
+            new = measure()
+            for title, value in new.items():
+                print(f"{title:{WIDTH}}  {value:10.3f}", flush=True)
+            found |= new
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -17,6 +17,7 @@ from phonofilm.diffusion.schedule import uniform_times
 from phonofilm.latents import AUDIO_CHANNELS, BOARD_CHANNELS, Geometry, patchify, unpatchify
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig, attend, rotate
 from phonofilm.storyboard import UNREADABLE, channels
+from phonofilm.train.throughput import can_compile
 
 SMALL = DenoiserConfig(
     width=64, blocks=2, head=32, text_width=24, detail=16, detail_blocks=3, board_detail=16, sound_detail=16
@@ -296,3 +297,17 @@ def test_the_shipped_size_fits_its_budget() -> None:
     model = Denoiser()
     assert sum(p.numel() for p in model.parameters()) < 10.7e6
     assert math.isclose(model.block_parameters, 8 * (12 * 256**2 + 49 * 1024 + 4))
+
+
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="there is no C++ compiler")
+@pytest.mark.filterwarnings("default")  # of the compiler's own
+def test_a_block_that_is_compiled_serves_any_shape() -> None:
+    """In float32, whose convolution is another one uncompiled: it did not compile for shapes that are not known."""
+    block = awake().detailer.blocks[0].train()
+    run = torch.compile(lambda x, basis: block(x, basis), dynamic=True)
+    for shape in ((2, 4, 4, 6), (3, 3, 6, 4)):
+        x, basis = torch.randn(*shape, SMALL.detail, requires_grad=True), torch.randn(*shape, SMALL.cosines)
+        made = run(x, basis)
+        torch.testing.assert_close(made, block(x, basis), rtol=1e-4, atol=1e-4)
+        made.square().mean().backward()
+        assert x.grad is not None and bool(x.grad.any())
