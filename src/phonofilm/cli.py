@@ -138,7 +138,7 @@ def _add_generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--steps", type=int, help="denoising steps; more is slower")
     p.add_argument("--quality", choices=QUALITIES, default="full", help="how much work it may cost, without --steps")
     p.add_argument("--sampler", help="euler, heun or adams")
-    p.add_argument("--guidance", type=float, help="how strictly picture and sound follow the prompt; 1 is not at all")
+    p.add_argument("--guidance", type=float, help="how strictly picture and sound follow the prompt; 1 is off")
     p.add_argument("--negative", default="", metavar="TEXT", help="what is not wanted")
     p.add_argument("--best-of", type=int, default=1, metavar="N", help="make N and keep the one that matches best")
     p.add_argument("--match-guidance", type=float, default=0.0, metavar="W", help="let the matcher steer each step")
