@@ -14,7 +14,7 @@ from conftest import FPS, RATE, flash_clip
 from phonofilm.cli import main
 from phonofilm.clip import Clip
 from phonofilm.energy import Receipt
-from phonofilm.engines import Chunk
+from phonofilm.engines import CATALOGUE, Chunk
 from phonofilm.errors import InputError, OutputError
 from phonofilm.export import export, statement
 from phonofilm.export.label import labelled
@@ -239,6 +239,8 @@ def test_the_label_is_in_all_frames_and_leaves_the_sound(
 
 class Ready:
     """An engine whose film is made already."""
+
+    capabilities = CATALOGUE["native"]
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
