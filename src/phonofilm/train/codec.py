@@ -414,11 +414,15 @@ def train_decoder(
     return model
 
 
+def sizes_of(stored: checkpoint.Checkpoint) -> dict[str, Any]:
+    """The sizes of a stored codec, as its configuration takes them."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in stored.config.items()}
+
+
 def stored_video(out: Path, config: VideoCodecConfig | None = None) -> VideoCodec:
     """The video codec in `out`, as large as it is there, or grown. Raises CheckpointError if it does not fit."""
     stored = checkpoint.load(out / VIDEO_FILE, kind=VIDEO_KIND)
-    sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.config.items()}
-    model = VideoCodec(config or VideoCodecConfig(**sizes))
+    model = VideoCodec(config or VideoCodecConfig(**sizes_of(stored)))
     grow(model, stored.tensors)
     return model
 

@@ -10,7 +10,7 @@ import logging
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shutil import copy
+from shutil import copyfile
 from typing import Any
 
 import torch
@@ -197,9 +197,10 @@ def train(
             sounds, films = own.sounds, own.films
         if own is None or own.tracks:
             train_audio(sounds, out, audio, p.models.get("audio"), device)  # type: ignore[arg-type]
-        else:
+        elif not (out / AUDIO_FILE).exists():
             log.warning("%s: no clip has sound; the shipped codec of sound is used", folder)
-            copy(shipped_weights() / AUDIO_FILE, out / AUDIO_FILE)
+            with replacing(out / AUDIO_FILE) as beside:
+                copyfile(shipped_weights() / AUDIO_FILE, beside)
         train_video(films, out, video, p.models.get("video"), device)  # type: ignore[arg-type]
         return
     if what == "timer":

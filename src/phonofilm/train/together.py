@@ -38,7 +38,7 @@ from phonofilm.model.timer import FILE as TIMER
 from phonofilm.text.encoder import TextEncoderConfig
 from phonofilm.text.matcher import MatcherConfig
 from phonofilm.text.tokenizer import Tokenizer
-from phonofilm.train.codec import AudioTraining, VideoTraining, train_audio, train_video
+from phonofilm.train.codec import AudioTraining, VideoTraining, sizes_of, train_audio, train_video
 from phonofilm.train.denoiser import KIND, PAINTER, WEIGHTS, DenoiserTraining, train_denoiser
 from phonofilm.train.footage import Bucket, Footage
 from phonofilm.train.painted import channel_weights
@@ -196,7 +196,7 @@ def _pictures(job: _Job) -> None:
     _note(job, "vault")
     stored = checkpoint.load(job.start / VIDEO_FILE, kind=VIDEO_KIND)
     recipe = replace(r.video, seconds=job.left(r.codec_share))
-    config = r.video_config or VideoCodecConfig(**{k: _tupled(v) for k, v in stored.config.items()})
+    config = r.video_config or VideoCodecConfig(**sizes_of(stored))
     train_video(vault, job.out, recipe, config, device, start=stored.tensors)
     step = checkpoint.load_state(job.out / "video-codec.state")["step"]
     del vault
@@ -220,15 +220,11 @@ def _sounds(job: _Job) -> None:
     r = job.recipe
     stored = checkpoint.load(job.start / AUDIO_FILE, kind=AUDIO_KIND)
     recipe = replace(r.audio, seconds=max(1.0, job.left(r.codec_share) - 5))
-    config = AudioCodecConfig(**{k: _tupled(v) for k, v in stored.config.items()})
+    config = AudioCodecConfig(**sizes_of(stored))
     source = sounds(r.workers, recipe.batch)
     train_audio(source, job.out, recipe, config, job.device, start=stored.tensors)
     job.ready[1] = 1
     _note(job, "audio codec", steps=checkpoint.load_state(job.out / "audio-codec.state")["step"])
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _denoiser(job: _Job, stage: str, footage: Footage, workers: int, **options: Any) -> None:
