@@ -301,6 +301,7 @@ def test_the_shipped_size_fits_its_budget() -> None:
 
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="there is no C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # likewise
 def test_a_block_that_is_compiled_serves_any_shape() -> None:
     """In float32, whose convolution is another one uncompiled: it did not compile for shapes that are not known."""
     block = awake().detailer.blocks[0].train()

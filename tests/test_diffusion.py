@@ -10,12 +10,13 @@ from torch import Tensor
 
 from phonofilm.diffusion.adams import Adams
 from phonofilm.diffusion.euler import Euler
-from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance, TrackGuidance
+from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance, TrackGuidance, storyboard_guidance
 from phonofilm.diffusion.heun import Heun
 from phonofilm.diffusion.noise import add_noise, strip_noise
 from phonofilm.diffusion.sampler import Progress, Sampler
 from phonofilm.diffusion.schedule import draw_times, shifted_times, uniform_times
 from phonofilm.latents import AUDIO_CHANNELS, Geometry
+from phonofilm.storyboard import ON, RAIN, channels, to_tokens
 
 MEAN, DEVIATION = 0.7, 0.4  # of the clean data
 
@@ -218,6 +219,25 @@ def test_a_track_is_guided_by_itself() -> None:
     for t in (given, torch.full((2, 6), 0.1), torch.full((2, 6), 0.9)):
         assert torch.equal(guided(x, t), x + 1)
     assert torch.equal(TrackGuidance(conditional, alone, slice(3, 5), 1.0)(x, inside), x + 1) and len(seen) == 1
+
+
+def test_only_rain_is_guided_as_rain() -> None:
+    """Each strip of a batch by its own storyboard, and bitwise as in a batch where it rains nowhere."""
+    boards = torch.zeros(3, 2, 128)
+    boards[1, :, channels("kind", 1)][:, RAIN] = ON
+    scale = storyboard_guidance(to_tokens(boards), 1.4, 2.5)
+    assert isinstance(scale, Tensor) and scale.flatten().tolist() == pytest.approx([1.4, 2.5, 1.4])
+    dry = to_tokens(boards[::2])
+    assert storyboard_guidance(dry, 1.4, 2.5) == 1.4
+    x, t = torch.randn(3, 6, 4), torch.full((3, 6), 0.5)
+    track = slice(1, 4)
+
+    def alone(x_BND: Tensor, t_BN: Tensor) -> Tensor:
+        return x_BND[:, track].sin()
+
+    wet = TrackGuidance(conditional, alone, track, scale)(x, t)
+    assert torch.equal(wet[::2], TrackGuidance(conditional, alone, track, 1.4)(x[::2], t[::2]))
+    torch.testing.assert_close(wet[1:2], TrackGuidance(conditional, alone, track, 2.5)(x[1:2], t[1:2]))
 
 
 def test_match_guidance_raises_the_score_and_leaves_given_tokens() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +13,9 @@ from scipy import ndimage
 from phonofilm.evaluate import motion, parser
 from phonofilm.evaluate.background import find_backdrop, find_camera
 from phonofilm.evaluate.parser import Parsed, parse
+from phonofilm.evaluate.score import reappears
+from phonofilm.playhouse.casting import draw_scene
+from phonofilm.playhouse.playhouse import film
 from phonofilm.playhouse.render import render
 from phonofilm.playhouse.scene import Actor, Performance, Scene
 from phonofilm.playhouse.stage import camera, perform
@@ -43,7 +47,7 @@ SCENES = {
 @lru_cache(maxsize=64)
 def _shot(name: str, size: tuple[int, int] = (128, 128)) -> tuple[Performance, np.ndarray]:
     play = perform(SCENES[name], size, FPS)
-    frames = render([play], size, FPS, truth=False)[0][0].numpy()
+    frames = render([play], size, FPS)[0][0].numpy()
     frames.flags.writeable = False
     return play, frames
 
@@ -75,6 +79,29 @@ def test_reads_what_is_played(name):
         if seen.kind != "rain":
             off = np.abs(seen.x - play.tracks[index].x)[seen.visible]
             assert np.median(off) < 0.25 * play.tracks[index].radius[0]
+
+
+@pytest.mark.parametrize("seed", [102887, 103470, 107881, 100563])
+def test_a_ball_beside_the_wall_is_told_from_its_outline(seed: int) -> None:
+    """White and black ones, as bright as its joints or as dark as its lines, which grew together with them: a bell."""
+    scene = draw_scene(seed, "train_like", seconds=3.0)
+    parsed = parse(film([scene]).frames[0].numpy(), FPS)
+    _agrees(parsed, scene)
+    assert reappears(parsed, parsed.actors[0], scene.actors[0])
+
+
+def test_it_must_be_the_same_ball_that_comes_out_and_it_must_come_out() -> None:
+    scene = draw_scene(100014, "train_like", seconds=3.0)
+    frames = film([scene]).frames[0].numpy()
+    larger, alone = frames.copy(), frames.copy()
+    other = scene.actors[0].size == "large"
+    twin = replace(scene, actors=(replace(scene.actors[0], size="small" if other else "large"),))
+    behind = parse(frames, FPS).actors[0].visible.argmin()  # where it is first hidden
+    larger[behind:] = film([twin]).frames[0].numpy()[behind:]
+    alone[behind:] = frames[behind]
+    for shown, right in ((frames, True), (larger, False), (alone, False)):
+        parsed = parse(shown, FPS)
+        assert reappears(parsed, parsed.actors[0] if parsed.actors else None, scene.actors[0]) is right
 
 
 @pytest.mark.parametrize(("name", "size"), [("bounce", (96, 160)), ("drive", (160, 96)), ("woman", (96, 160))])
@@ -124,9 +151,7 @@ def _bare(name: str) -> np.ndarray:
     """The same backdrop without actors."""
     play, _ = _shot(name)
     hidden = [type(t)(t.x + 50, t.y, t.radius, t.angle, t.pose, t.round) for t in play.tracks]
-    return render([Performance(play.scene, tuple(hidden), (), (), play.extras)], (128, 128), FPS, truth=False)[0][
-        0
-    ].numpy()
+    return render([Performance(play.scene, tuple(hidden), (), (), play.extras)], (128, 128), FPS)[0][0].numpy()
 
 
 @pytest.mark.parametrize("name", ["bounce", "robot"])

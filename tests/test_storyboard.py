@@ -33,6 +33,7 @@ from phonofilm.storyboard import (
     hold,
     outline,
     poses,
+    rains,
     speaks,
     splat,
     steady,
@@ -150,6 +151,25 @@ def test_nobody_changes_in_a_true_storyboard_and_none_in_a_steady_one(seed: int)
     who = from_tokens(shaken)[:, channels("kind", 0)]
     assert (who.std(0) < 1e-5).all() and int(who[0].argmax()) == KINDS.index(scene.actors[0].kind)
     torch.testing.assert_close(steady(shaken), shaken, rtol=1e-4, atol=1e-4)
+
+
+def test_a_wall_stands_still_and_where_none_is_nothing_is_changed() -> None:
+    """Its edges jumped by up to three pixels from token to token, and then nobody took it for a wall."""
+    shake = 0.1 * torch.randn(12, 128, generator=torch.Generator().manual_seed(0))
+    walled, bare = (to_tokens(storyboard(perform(Scene((a,), seconds=3.0)))) for a in (BALL, CAR))
+    standing = from_tokens(steady(walled + shake))[:, channels("wall")]
+    assert (standing.std(0) < 1e-5).all()
+    torch.testing.assert_close(standing[0], from_tokens(walled + shake)[:, channels("wall")].mean(0))
+    torch.testing.assert_close(
+        from_tokens(steady(bare + shake))[:, channels("wall")], from_tokens(bare + shake)[:, channels("wall")]
+    )
+
+
+def test_it_rains_where_somebody_is_rain() -> None:
+    rain = Actor("rain", "rain", None, speed="fast")
+    scenes = [Scene((a,), seconds=3.0) for a in (rain, BIRD, BALL)]
+    boards = torch.stack([to_tokens(storyboard(perform(scene))) for scene in scenes])
+    assert rains(boards).tolist() == [True, False, False] and not rains(torch.zeros_like(boards)).any()
 
 
 def test_the_places_of_the_set_move_with_the_camera() -> None:

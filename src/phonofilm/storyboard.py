@@ -46,6 +46,7 @@ WORTH: Final[dict[str, float]] = {
 }  # fmt: skip
 """How much an error on the strip counts in training; others 1. A mouth, a size, a camera are few numbers among many,
 and the phases of clouds, which nobody can foretell, made a third of the plain error."""
+WALL: Final = 0.3  # half width, in tokens, from which on a wall stands: that of a real one is at least 0.5
 UNREADABLE: Final = 0.25  # noise level from which on nothing is drawn
 
 OF_ACTOR: Final = {
@@ -64,6 +65,7 @@ OF_SCENE: Final = {"pan": 1, "zoom": 1, "wall": 2, "floor": 3, "light": 4, "sky"
 """Channels of all. Camera: tokens to the right, scale less 1 in `ZOOM_UNIT`. Wall: half width, height in tokens.
 Sky: sine and cosine of what clouds and hills, and sun and window, depend on. Looks: skin, hair, streaks of rain."""
 FACES: Final = (8, 9, 10)  # numbers of the kinds that speak
+RAIN: Final = 7  # number of the kind that is rain
 CLAIMS: Final = {
     **{
         f"{slot}.{name}": count
@@ -181,9 +183,9 @@ def hold(board_BTD: Tensor, frame: int) -> Tensor:
 
 
 def steady(tokens_BTD: Tensor, of_T: Tensor | None = None) -> Tensor:
-    """The nearest storyboard in which nobody changes: who is there, how large, floor, light and set are the mean of all
-    its tokens, or of those alone where `of_T` (bool) is true; the size as the camera sees it. Tokens as on the strip,
-    (B, T, 128); one that is true stays as it is."""
+    """The nearest storyboard in which nobody changes: who is there, how large, wall, floor, light and set are the mean
+    of all its tokens, or of those alone where `of_T` (bool) is true; the size as the camera sees it. Tokens as on the
+    strip, (B, T, 128); one that is true stays as it is."""
     board = from_tokens(tokens_BTD)
 
     def mean(values_BTX: Tensor) -> Tensor:
@@ -193,6 +195,9 @@ def steady(tokens_BTD: Tensor, of_T: Tensor | None = None) -> Tensor:
     for slot in range(SLOTS):
         size = channels("radius", slot)
         board[..., size] = mean(board[..., size] / closer) * closer
+    wall = board[..., channels("wall")]
+    stands = mean(wall)[..., :1] > WALL  # no camera moves where one does
+    board[..., channels("wall")] = torch.where(stands, mean(wall), wall)
     lasting = [channels(name, slot) for slot in range(SLOTS) for name in ("kind", "colour", "material")]
     for span in (*lasting, *(channels(name) for name in ("floor", "light", "sky", "looks"))):
         board[..., span] = mean(board[..., span])
@@ -213,10 +218,20 @@ def under_skies(board_BTD: Tensor, which: int, count: int) -> Tensor:
 
 def speaks(board_BTD: Tensor) -> Tensor:
     """(B, SLOTS) bool: which actors of storyboards on the strip are faces."""
+    return _are(board_BTD, FACES)
+
+
+def rains(board_BTD: Tensor) -> Tensor:
+    """(B,) bool: in which storyboards on the strip it rains."""
+    return _are(board_BTD, (RAIN,)).any(-1)
+
+
+def _are(board_BTD: Tensor, wanted: tuple[int, ...]) -> Tensor:
+    """(B, SLOTS) bool: which actors of storyboards on the strip are of one of these kinds."""
     board = from_tokens(board_BTD)
-    kinds = [board[..., channels("kind", slot)].mean(-2) for slot in range(SLOTS)]
-    chosen = [(kind.argmax(-1), kind.amax(-1) > ON / 2) for kind in kinds]
-    return torch.stack([there & (best >= FACES[0]) & (best <= FACES[-1]) for best, there in chosen], dim=-1)
+    kinds = torch.stack([board[..., channels("kind", slot)].mean(-2) for slot in range(SLOTS)], dim=-2)
+    best, number = kinds.max(-1)
+    return (best > ON / 2) & torch.isin(number, torch.tensor(wanted, device=board.device))
 
 
 def blows(board_BTD: Tensor) -> Tensor:

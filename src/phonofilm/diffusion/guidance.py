@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from phonofilm.diffusion.sampler import Denoise
+from phonofilm.storyboard import rains
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,31 @@ class TrackGuidance:
     conditional: Denoise  # with the prompt; takes strips
     alone: Denoise  # takes strips, answers with the tokens of the track: (B, S, D)
     track: slice  # tokens that are guided
-    scale: float = 3.0
+    scale: float | Tensor = 3.0  # 1: no guidance. A tensor broadcasts over (B, S, D)
     interval: tuple[float, float] = (0.1, 0.95)  # guided where the strip's highest noise level lies within
 
     def __call__(self, x_BND: Tensor, t_BN: Tensor) -> Tensor:
         x0_BND = self.conditional(x_BND, t_BN)
         low, high = self.interval
-        if self.scale == 1 or not low <= float(t_BN.max()) <= high or not bool(t_BN[:, self.track].any()):
+        off = not isinstance(self.scale, Tensor) and self.scale == 1
+        if off or not low <= float(t_BN.max()) <= high or not bool(t_BN[:, self.track].any()):
             return x0_BND
         alone_BSD = self.alone(x_BND, t_BN)
         x0_BND = x0_BND.clone()
         x0_BND[:, self.track] = alone_BSD + self.scale * (x0_BND[:, self.track] - alone_BSD)
         return x0_BND
+
+
+def storyboard_guidance(board_BTD: Tensor, usual: float, rain: float) -> float | Tensor:
+    """How strongly a picture is guided by its storyboard (B, T, D), on the strip: `usual`, or `rain` where it rains.
+
+    The mean of what may come is a dry picture: the fewer steps and the less training, the fainter is the rain. Away
+    from what it is without a storyboard, there is more of it.
+    """
+    rainy_B = rains(board_BTD)
+    if not bool(rainy_B.any()):
+        return usual
+    return torch.where(rainy_B, rain, usual)[:, None, None]
 
 
 @dataclass(frozen=True)

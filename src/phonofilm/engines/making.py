@@ -21,7 +21,7 @@ from phonofilm.clip import NATIVE_FPS, NATIVE_RATE, Audio, Clip
 from phonofilm.codec.anchor import ENDS, End, anchor
 from phonofilm.codec.codec import Codec
 from phonofilm.diffusion.ahead import best_board, draw_board, lip_sync, read_board
-from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance, TrackGuidance
+from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance, TrackGuidance, storyboard_guidance
 from phonofilm.diffusion.noise import strip_noise
 from phonofilm.diffusion.sampler import Denoise, Sampler
 from phonofilm.diffusion.samplers import SAMPLERS
@@ -57,6 +57,7 @@ class Defaults:
     guidance: float = 2.0  # of strips without a storyboard
     sound_guidance: float = 3.0  # of the sound beneath a storyboard, by it and the prompt, where there is much noise
     picture_guidance: float = 1.4  # of the picture, by its storyboard
+    rain_guidance: float = 2.5  # of a picture in which it rains: streaks that nobody can foretell come out faint
     board_guidance: float = 1.5  # of the storyboard, whose numbers more would bend
     shift: float = SHIFT  # of the time grid
 
@@ -89,8 +90,8 @@ class _Script:
         """The same, for storyboards."""
         return self.bind(g, self.defaults.board_guidance)
 
-    def led(self, g: Geometry) -> Denoise:
-        """Picture and sound beneath a storyboard: each is guided away from itself without it."""
+    def led(self, g: Geometry, board_BTD: Tensor) -> Denoise:
+        """Picture and sound beneath this storyboard: each is guided away from itself without it."""
         sound = self.denoiser.bind(self.without_BLC, Geometry(0, g.height, g.width, g.columns))
 
         def heard(x_BND: Tensor, t_BN: Tensor) -> Tensor:
@@ -103,7 +104,8 @@ class _Script:
 
         d = self.defaults
         told = TrackGuidance(self.denoiser.bind(self.with_text_BLC, g), heard, g.audio, d.sound_guidance, (0.5, 0.95))
-        return TrackGuidance(told, unled, g.video, d.picture_guidance, (0.0, 1.0))
+        scale = storyboard_guidance(board_BTD, d.picture_guidance, d.rain_guidance)
+        return TrackGuidance(told, unled, g.video, scale, (0.0, 1.0))
 
 
 class Maker(ABC):
@@ -242,7 +244,7 @@ class Maker(ABC):
                 board_BTD = self._storyboard(script, strip, seeds, chosen, watch)
             strip = latents.with_board(strip, board_BTD.expand(B, -1, -1), free=0)
         if guidance is None and boards:  # the picture follows its storyboard, with or without the prompt
-            denoise = script.led(strip.geometry)
+            denoise = script.led(strip.geometry, strip.values_BND[:, strip.geometry.board])
         else:
             denoise = script.bind(strip.geometry, d.guidance if guidance is None else guidance)
         if match_guidance:
@@ -308,7 +310,7 @@ class Maker(ABC):
             rest = shifted_times(d.lips, d.board_shift)
             board_BTD = lip_sync(
                 board_BTD, x_BND, mask_BN, g,
-                lambda x, m, g: chosen(script.led(g), x, m, shifted_times(d.lips, d.shift), watch),
+                lambda x, m, g: chosen(script.led(g, x[:, g.board]), x, m, shifted_times(d.lips, d.shift), watch),
                 lambda x, m: draw_board(script.drawing, x, m, g, noise_BKTD[:, 0], chosen, rest, watch),
             )  # fmt: skip
         return timed(board_BTD)

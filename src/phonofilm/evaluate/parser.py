@@ -135,9 +135,9 @@ def parse(frames: Frames, fps: float) -> Parsed:
         return Parsed((cloud,), light, floor, view, fps, None, False, False, False, False)
     wall = _find_wall(frames, view)
     front = whole(front)
-    if wall is not None:  # it stands in front of everybody
+    if wall is not None:  # it stands in front of everybody, its outline too
         (left, top), (right, bottom) = view.pixel(0, wall.left, wall.top), view.pixel(0, wall.right, wall.bottom)
-        front[:, max(0, round(top) - 1) : round(bottom) + 1, max(0, round(left) - 1) : round(right) + 1] = False
+        front[:, max(0, round(top) - 2) : round(bottom) + 1, max(0, round(left) - 2) : round(right) + 2] = False
     blobs = find_blobs(frames, front)
     tracks = _tracks(blobs, recognise(blobs), view, len(frames), wall)
     main, swaps, extra = _cast(tracks, view)

@@ -159,15 +159,8 @@ def reappears(parsed: Parsed, seen: Seen | None, actor: Actor) -> bool:
     first, last = sign[0], sign[-1]
     if first == last:
         return False
-    uncut = (seen.box[at, 0] > 1) & (seen.box[at, 2] < parsed.view.size[0] - 1) & np.isfinite(seen.radius[at])
-    sizes = []
-    for side in (first, last):
-        some = at[(sign == side) & uncut]
-        if len(some) == 0:  # it stands at the edge of the picture all the time
-            some = at[(sign == side) & np.isfinite(seen.radius[at])]
-        if len(some) == 0:
-            return False
-        sizes.append(float(np.median(seen.radius[some])))
+    tall = seen.box[at, 3] - seen.box[at, 1]  # where the wall or the edge of the picture cuts less than half of it
+    sizes = [float(np.quantile(tall[sign == side], 0.9)) for side in (first, last)]
     return bool(abs(np.log(sizes[1] / sizes[0])) < 0.18)
 
 

@@ -43,14 +43,19 @@ class DetailBlock(nn.Module):
             h = self.up(torch.cat([h[:, :-2], h[:, 1:-1], h[:, 2:]], dim=-1))
         else:
             kernel = self.up.weight.to(dtype).view(width, 1, 3, 3, width).permute(0, 4, 1, 2, 3)
-            # faster so on a CPU that has instructions for bfloat16; the other way does not compile for any shape
-            if torch.compiler.is_compiling() or (h.device.type == "cpu" and dtype == torch.bfloat16):
-                h = F.conv3d(h.permute(0, 4, 1, 2, 3), kernel, padding=(0, 1, 1)).permute(0, 2, 3, 4, 1)
+            if h.device.type == "cpu" and dtype == torch.float32:
+                h = _by_planes(h, kernel[:, :, 0])
             else:
-                flat = F.conv2d(h.flatten(0, 1).permute(0, 3, 1, 2), kernel[:, :, 0], padding=1)
-                h = flat.permute(0, 2, 3, 1).unflatten(0, h.shape[:2])
+                h = F.conv3d(h.permute(0, 4, 1, 2, 3), kernel, padding=(0, 1, 1)).permute(0, 2, 3, 4, 1)
         out: Tensor = x_BTHWD + self.down(F.gelu(h))
         return out
+
+
+@torch.compiler.disable  # does not compile for any shape, and is twice as fast as what does (float32, AVX2)
+def _by_planes(h_BTHWD: Tensor, kernel_EDKK: Tensor) -> Tensor:
+    """3 x 3 convolution of each instant's picture, D channels to E."""
+    flat = F.conv2d(h_BTHWD.flatten(0, 1).permute(0, 3, 1, 2), kernel_EDKK, padding=1)
+    return flat.permute(0, 2, 3, 1).unflatten(0, h_BTHWD.shape[:2])
 
 
 class Filter(nn.Module):

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phonofilm.precision import native_type
+
 _MATRIX = re.compile(r"(^|\.)blocks\.\d+\.(qkv|out|up|down)\.weight$")
 
 
@@ -115,7 +117,8 @@ class Optimizers:
         matrices, rest = split_parameters(model)
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(Muon(matrices, lr=muon_rate, weight_decay=muon_decay))
+            compute = native_type(matrices[0].device)  # bfloat16 without instructions for it took ten steps' time
+            self.parts.append(Muon(matrices, lr=muon_rate, weight_decay=muon_decay, compute=compute))
         if rest:
             fused = rest[0].device.type != "cpu"
             self.parts.append(

@@ -17,7 +17,7 @@ from torch import Tensor
 from phonofilm import checkpoint
 from phonofilm.codec.codec import Codec
 from phonofilm.diffusion.euler import Euler
-from phonofilm.diffusion.guidance import TrackGuidance
+from phonofilm.diffusion.guidance import TrackGuidance, storyboard_guidance
 from phonofilm.diffusion.noise import strip_noise
 from phonofilm.diffusion.schedule import shifted_times
 from phonofilm.errors import CheckpointError
@@ -52,7 +52,9 @@ def channel_weights(codec: Codec, footage: Footage, power: float = 0.6) -> Tenso
     return (weights / weights.mean()).repeat_interleave(PATCH**2)
 
 
-def painter(codec: Codec, weights: str | Path, *, steps: int = 12, guidance: float = 1.4) -> Paint:
+def painter(
+    codec: Codec, weights: str | Path, *, steps: int = 12, guidance: float = 1.4, rain_guidance: float = 2.5
+) -> Paint:
     """Paints scenes beneath their true storyboards, by the denoiser in `weights`, as the engine does.
 
     Raises CheckpointError for weights that are damaged, or know no storyboard.
@@ -82,7 +84,8 @@ def painter(codec: Codec, weights: str | Path, *, steps: int = 12, guidance: flo
         def unled(x_BND: Tensor, t_BN: Tensor) -> Tensor:
             return denoiser.paint(x_BND, t_BN.index_fill(1, torch.arange(g.n)[g.board].to(t_BN.device), 1.0), g)
 
-        denoise = TrackGuidance(led, unled, g.video, guidance, (0.0, 1.0))
+        scale = storyboard_guidance(boards, guidance, rain_guidance)
+        denoise = TrackGuidance(led, unled, g.video, scale, (0.0, 1.0))
         made = Euler()(denoise, strip.values_BND, strip.mask_BN, shifted_times(steps))
         video_z = unpack(Latents(made, g, strip.mask_BN))[0]
         assert video_z is not None
