@@ -90,6 +90,25 @@ def test_a_mask_goes_with_its_clip(weights: str, tmp_path: Path) -> None:
     assert np.abs(frames[:, 40:, 40:] - 90).max() < 24 < np.abs(frames[:, :32, :32] - 90).max()
 
 
+@pytest.mark.parametrize("role", ["video", "continue", "image"])
+def test_what_is_given_is_not_written_over(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`film.mp4` is where a film goes, if nothing else is said."""
+    monkeypatch.chdir(tmp_path)
+    media.write(Clip(np.full((32, 48, 64, 3), 90, np.uint8), 16.0), Path("film.mp4"))
+    before = Path("film.mp4").read_bytes()
+    assert main(["generate", "it goes on", "--model", "fake", f"--{role}", "./film.mp4"]) == 2
+    assert "name another file to write" in capsys.readouterr().err
+    assert Path("film.mp4").read_bytes() == before
+
+
+def test_only_native_takes_weights(weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "film.mp4"
+    assert main(["generate", "a ball", "--model", "fake", "--weights", weights, "-o", str(target)]) == 2
+    assert "weights is a choice for native" in capsys.readouterr().err and not target.exists()
+
+
 def test_hostile_media_are_refused(weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evil = tmp_path / "evil.mp4"
     evil.write_text("ffconcat version 1.0\nfile /etc/hostname\n")
@@ -98,11 +117,11 @@ def test_hostile_media_are_refused(weights: str, tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "x.mp4").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "other", "missing", "tokenizer"])
 def test_wrong_weights(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_weights(tmp_path / "w")
-    path = folder / "denoiser.safetensors"
-    if damage == "truncated":
+    path = folder / ("tokenizer.json" if damage == "tokenizer" else "denoiser.safetensors")
+    if damage in ("truncated", "tokenizer"):
         path.write_bytes(path.read_bytes()[:1000])
     elif damage == "other":
         path.write_bytes((folder / "matcher.safetensors").read_bytes())
@@ -111,7 +130,7 @@ def test_wrong_weights(damage: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     target = tmp_path / "film.mp4"
     assert main(["generate", "a ball", "--weights", str(folder), "-o", str(target)]) in (1, 2)
     told = capsys.readouterr().err.strip()
-    assert "denoiser.safetensors" in told and "\n" not in told
+    assert path.name in told and "\n" not in told
     assert not target.exists()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import wave
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from phonofilm.engines.making import LONGEST, Defaults
 from phonofilm.engines.native import stored_defaults
 from phonofilm.errors import Cancelled, CheckpointError, InputError
 from phonofilm.latents import SECONDS_PER_LATENT, Geometry
+from phonofilm.media.formats import Limits
 from phonofilm.request import Role
 
 
@@ -231,6 +234,29 @@ def test_given_media_of_another_length_are_told(
         )
     )
     assert [told in note for note in hooks.notes] == [True] if told else not hooks.notes
+
+
+def test_no_more_of_given_media_is_read_than_is_needed(
+    engine: NativeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large ones and long ones were refused for what nobody needs of them."""
+    noise = np.random.default_rng(0).integers(0, 256, (80, 240, 320, 3), np.uint8)
+    media.write(Clip(noise, 16.0), tmp_path / "large.mp4")
+    media.write(Clip(noise[:1], 16.0), tmp_path / "large.png")
+    with wave.open(str(tmp_path / "long.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 8000 * 301))
+    monkeypatch.setattr("phonofilm.media.reading.Limits", partial(Limits, decoded_bytes=80 * 128 * 128 * 3 + 1))
+    given = (("video", "large.mp4"), ("audio", "long.wav"), ("first", "large.png"), ("last", "large.mp4"))
+    conditions = tuple(Condition(role, str(tmp_path / name)) for role, name in given)
+    notes: list[str] = []
+    clips = engine._read_conditions(Request("a red ball", seconds=2.0, conditions=conditions), notes)
+    assert {role: len(clip.frames) for role, clip in clips.items() if role in ("first", "last")} == {
+        "first": 1,
+        "last": 1,
+    }
+    assert all(clip.frames.shape[1:3] == (128, 128) and len(clip.frames) < 40 for clip in clips.values())
+    assert len(notes) == 2 and all("longer than the film: only its first 2 s are used" in note for note in notes)
 
 
 def test_a_prompt_that_is_too_long_is_told(engine: NativeEngine) -> None:

@@ -266,6 +266,10 @@ def test_generate_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     capsys.readouterr()
     changed = np.abs(read(film, trusted=True).frames.astype(int) - read(bare, trusted=True).frames)
     assert changed[:, -14:, -65:].mean() > 50 and changed[:, :100].mean() < 2
+    assert main(["generate", "a red ball", "-o", str(bare), "--no-sign", "--sheet"]) == 0
+    sheets = [read(path.with_suffix(".sheet.png"), trusted=True).frames.astype(int) for path in (film, bare)]
+    assert np.abs(sheets[0] - sheets[1]).max() > 50  # the label is on it, too
+    capsys.readouterr()
     assert main(["generate", "a red ball", "-o", str(tmp_path / "q.webm"), "-q"]) == 0
     assert capsys.readouterr().err == ""
     assert main(["verify", str(tmp_path / "q.webm")]) == 0

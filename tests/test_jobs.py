@@ -79,6 +79,36 @@ def test_seconds_of_film_a_day_are_counted_without_those_of_failed_jobs(store: S
     store.add(Request("c", seconds=2, best_of=2), "ann", limits=limits)
 
 
+def test_seconds_of_film_a_day_outlive_the_films(store: Store) -> None:
+    limits = Limits(seconds_a_day=7)
+    for seconds, tries in ((3, 1), (1, 2)):
+        job = store.add(Request("a", seconds=seconds, best_of=tries), "ann", limits=limits)
+        assert store.publish(begin(store, job.id), {"video": "v"}, {}, [])
+        store.forget(job.id)
+    failed = store.add(Request("no", seconds=3), "ann")
+    assert store.fail(begin(store, failed.id), "c", "m")
+    held = store.add(Request("open", seconds=2), "ann")
+    store.hold(held.id, True)
+    assert store.used_today("ann") == 7 and store.used_today("ben") == 0
+    with pytest.raises(JobError, match="7 of 7 seconds of film a day are used"):
+        store.add(Request("more", seconds=1), "ann", limits=limits)
+    e = schema.events
+    with store.engine.begin() as c:  # a day goes by
+        c.execute(sa.update(e).values(created_at=e.c.created_at - 86_401))
+    assert store.used_today("ann") == 2
+    store.add(Request("more", seconds=3), "ann", limits=limits)
+
+
+def test_a_paused_film_does_not_age_the_queue(store: Store) -> None:
+    held, waits = store.add(Request("a")), store.add(Request("b"))
+    store.hold(held.id, True)
+    assert store.oldest_queued() == waits.created_at
+    store.cancel(waits.id)
+    assert store.oldest_queued() is None
+    store.hold(held.id, False)
+    assert store.oldest_queued() == held.created_at
+
+
 def test_one_idempotency_key_makes_one_job_also_when_two_call_at_once(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = set(pool.map(lambda _: store.add(Request("a"), "ann", idempotency="k").id, range(16)))

@@ -7,7 +7,9 @@ import base64
 import io
 import json
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,8 +20,12 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from PIL import Image
 from serving import HOST, PATIENCE, Doors, bearer, doors, running
 
+from phonofilm.cli import main
 from phonofilm.jobs import keys
+from phonofilm.jobs.store import Store
 from phonofilm.provenance import verify
+from phonofilm.serve import command, mcp
+from phonofilm.serve.service import Service
 
 TOOLS = {"generate", "extend", "look", "list"}
 
@@ -31,9 +37,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def stdio(folder: Path, log: TextIO, *options: str) -> Any:
-    command = ["-m", "phonofilm.cli", "mcp", "--model", "fake", "--data-dir", str(folder / "data"), *options]
+    arguments = ["-m", "phonofilm.cli", "mcp", "--model", "fake", "--data-dir", str(folder / "data"), *options]
     environment = {"PHONOFILM_HOME": str(folder / "home")}
-    return stdio_client(StdioServerParameters(command=sys.executable, args=command, env=environment), log)
+    return stdio_client(StdioServerParameters(command=sys.executable, args=arguments, env=environment), log)
 
 
 def picture(content: Any) -> Image.Image:
@@ -100,6 +106,28 @@ def test_a_bridge_speaks_for_a_server_elsewhere(url: str, tmp_path: Path) -> Non
     with (tmp_path / "log").open("w") as log:
         film, told = asyncio.run(talk(stdio(tmp_path, log, "--url", url), image=str(image)))
     assert film["film"].startswith(f"{url}/v1/videos/") and told[-1] == 100
+
+
+def test_tools_called_at_once_over_stdio_start_one_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[float] = []
+
+    def keep(command: list[str], url: str, stop: threading.Event) -> None:
+        started.append(time.monotonic())
+        stop.wait(PATIENCE)
+
+    def alive(store: Store) -> list[dict[str, Any]]:
+        time.sleep(0.1)  # as long as a look into the database may take: all look before any starts
+        return []
+
+    async def calls(service: Service, wake: Callable[[], None]) -> None:
+        await asyncio.gather(*(asyncio.to_thread(wake) for _ in range(4)))
+
+    monkeypatch.setattr(command, "_keep_running", keep)
+    monkeypatch.setattr(Store, "alive", alive)
+    monkeypatch.setattr(mcp, "over_stdio", calls)
+    monkeypatch.setattr(command, "_log_to_stderr", lambda: None)
+    assert main(["mcp", "--model", "fake", "--data-dir", str(tmp_path)]) == 0
+    assert len(started) == 1
 
 
 # --- keys ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import wave
 import zlib
 from dataclasses import replace
 from fractions import Fraction
@@ -17,7 +18,9 @@ from PIL import Image
 
 from phonofilm.clip import Audio, Clip
 from phonofilm.errors import InputError, MediaError, OutputError, PhonofilmError
-from phonofilm.media import Limits, Writer, read, read_audio, read_mask, write
+from phonofilm.media import Limits, Writer, check_ending, read, read_audio, read_mask, write
+from phonofilm.media.decode import Job, _Taker
+from phonofilm.provenance import Identity, sign
 
 FILMS = ["a.mp4", "a.mov", "a.webm", "a.mkv"]
 
@@ -67,6 +70,64 @@ def test_other_rates_and_channels(tmp_path, name, fps, channels, rate):
         assert np.argmax(spectrum) / back.audio.seconds == pytest.approx(pitch, abs=4)
 
 
+def tones(channels, rate=48_000, seconds=0.5):
+    """Each channel has a pitch of its own, all low enough for a channel of low tones (LFE)."""
+    time = np.arange(round(seconds * rate)) / rate
+    pitches = 20.0 * np.arange(1, channels + 1)
+    return Audio((0.3 * np.sin(2 * np.pi * pitches[:, None] * time)).astype(np.float32), rate)
+
+
+def pitches(audio):
+    heard = np.abs(np.fft.rfft(audio.samples * np.hanning(audio.samples.shape[1]), 48_000))  # in Hz
+    return np.argmax(heard, axis=1)
+
+
+@pytest.mark.parametrize("name", [*FILMS, "a.wav", "s"])
+@pytest.mark.parametrize("channels", [3, 4, 5, 7, 8])
+def test_channels_keep_their_places_or_are_refused(tmp_path, name, channels):
+    clip = Clip(flash_clip(8, at=1).frames, FPS, tones(channels))
+    if channels == 7 or (channels == 5 and name in ("a.webm", "a.mkv")):
+        allowed = "1, 2, 3, 4, 6, 8" if name in ("a.webm", "a.mkv") else "1, 2, 3, 4, 5, 6, 8"
+        with pytest.raises(InputError, match=f"must have {allowed} channels to be written so, got {channels}"):
+            write(clip, tmp_path / name)
+        assert not list(tmp_path.iterdir())
+        return
+    write(clip, tmp_path / name)
+    back = read_audio(tmp_path / name, trusted=True)
+    assert back.channels == channels
+    assert np.abs(pitches(back) - 20 * np.arange(1, channels + 1)).max() <= 2
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+@pytest.mark.parametrize("trusted", [True, False])
+def test_sound_of_many_channels_is_read(tmp_path, channels, trusted):
+    samples = np.arange(480 * channels, dtype="<i2").reshape(480, channels)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(48_000)
+        file.writeframes(samples.tobytes())
+    assert (read_audio(tmp_path / "a.wav", trusted=trusted).samples * 32768 == samples.T).all()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("counts", [(1, 2), (2, 8)])
+def test_channels_that_change_are_told(tmp_path, counts, trusted):
+    for channels in counts:
+        with av.open(str(tmp_path / f"{channels}.aac"), "w", format="adts") as file:
+            sound = file.add_stream("aac", 48_000)
+            sound.codec_context.layout = {1: "mono", 2: "stereo", 8: "7.1"}[channels]
+            for k in range(10):
+                packed = np.full((1, 1024 * channels), 0.1, np.float32)
+                block = av.AudioFrame.from_ndarray(packed, "flt", sound.codec_context.layout)
+                block.sample_rate, block.pts, block.time_base = 48_000, 1024 * k, Fraction(1, 48_000)
+                file.mux(sound.encode(block))
+            file.mux(sound.encode(None))
+    (tmp_path / "a.aac").write_bytes(b"".join((tmp_path / f"{channels}.aac").read_bytes() for channels in counts))
+    with pytest.raises(MediaError, match=f"its sound changes from {counts[0]} to {counts[1]} channels"):
+        read_audio(tmp_path / "a.aac", trusted=trusted)
+
+
 @pytest.mark.parametrize("name", FILMS)
 @pytest.mark.parametrize("seconds", [0.5, 3.0])
 def test_sound_is_cut_or_filled_to_the_picture(tmp_path, clip, name, seconds):
@@ -76,6 +137,79 @@ def test_sound_is_cut_or_filled_to_the_picture(tmp_path, clip, name, seconds):
     assert abs(back.audio.seconds - clip.seconds) < 0.02
     quarter = RATE // 4 * back.audio.sample_rate // RATE
     assert (np.abs(back.audio.samples[0, -quarter:]).max() < 0.05) == (seconds < clip.seconds)
+
+
+def a_beep(samples):
+    """What is heard at these times (in samples of 48 kHz): a hum, and a beep from 2.5 s to 2.6 s."""
+    time = samples / 48_000
+    return 0.05 * np.sin(2 * np.pi * 100 * time) + 0.6 * np.sin(2 * np.pi * 1000 * time) * (abs(time - 2.55) < 0.05)
+
+
+def stamped(path, codec, starts, *, length=960, off=0):
+    """A film of 3 s, and `a_beep` in blocks of 48 kHz that begin at `starts`; every second is stamped `off` late."""
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("libvpx-vp9" if path.suffix == ".webm" else "libx264", rate=Fraction(16))
+        video.width = video.height = 64
+        sound = file.add_stream(codec, 48_000)
+        sound.codec_context.layout = "mono"
+        for k in range(48):
+            frame = av.VideoFrame(64, 64, "yuv420p")
+            frame.pts, frame.time_base = k, Fraction(1, 16)
+            file.mux(video.encode(frame))
+        file.mux(video.encode(None))
+        for k, start in enumerate(starts):
+            samples = a_beep(start + np.arange(length))[None].astype(np.float32)
+            block = av.AudioFrame.from_ndarray(samples, "fltp", "mono")
+            block.sample_rate, block.pts, block.time_base = 48_000, start + k % 2 * off, Fraction(1, 48_000)
+            file.mux(sound.encode(block))
+        file.mux(sound.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "length"),
+    [("a.mkv", "pcm_s16le", 960), ("a.mkv", "flac", 4608), ("a.mkv", "libopus", 960), ("a.mp4", "aac", 1024),
+     ("a.mov", "aac", 1024), ("a.webm", "libopus", 960)],
+)  # fmt: skip
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_gap_in_the_sound_is_silence(tmp_path, name, codec, length, trusted):
+    starts = [s for s in range(0, 3 * 48_000 - length, length) if not 47_000 < s < 96_000]
+    stamped(tmp_path / name, codec, starts, length=length)
+    audio = read(tmp_path / name, trusted=trusted).audio
+    loud = np.abs(audio.samples[0]) > 0.3
+    assert loud.argmax() / 48_000 == pytest.approx(2.5, abs=0.005)
+    assert audio.seconds == pytest.approx((starts[-1] + length) / 48_000, abs=0.03)
+    assert np.abs(audio.samples[0, 60_000:90_000]).max() < 1e-4 < np.abs(audio.samples[0, 30_000:40_000]).max()
+
+
+def test_sound_that_is_told_twice_is_heard_once(tmp_path):
+    stamped(tmp_path / "a.mkv", "pcm_s16le", range(0, 120_000, 12_000), length=24_000)
+    samples = read(tmp_path / "a.mkv", trusted=True).audio.samples
+    assert samples.shape == (1, 132_000)
+    assert np.abs(samples[0] - a_beep(np.arange(132_000))).max() < 1e-4
+
+
+def test_stamps_that_tremble_change_nothing(tmp_path):
+    stamped(tmp_path / "a.mkv", "pcm_s16le", range(0, 144_000, 960), off=0)
+    stamped(tmp_path / "b.mkv", "pcm_s16le", range(0, 144_000, 960), off=720)
+    a, b = (read(tmp_path / name, trusted=True).audio.samples for name in ("a.mkv", "b.mkv"))
+    assert a.shape == (1, 144_000) and (a == b).all()
+
+
+def test_sound_without_stamps_follows_on():
+    heard = []
+    taker = _Taker(Job("a"), heard.append, heard.append)
+    for time in (None, 7.1, None, 7.3, None, 8.0):  # blocks of 0.1 s; 0.3 s are missing before the last
+        taker.sound(np.ones((2, 100), np.float32), 1000, time)
+    whole = np.concatenate(heard, axis=1)
+    assert whole.shape == (2, 1100)
+    assert whole[0].tolist() == [1] * 500 + [0] * 500 + [1] * 100
+
+
+def test_a_clock_of_sound_that_leaps_does_not_fill_the_memory(tmp_path):
+    stamped(tmp_path / "a.mkv", "pcm_s16le", [0, 960, 30 * 86_400 * 48_000])
+    with pytest.raises(MediaError, match="its sound lasts longer than 300 s"):
+        read(tmp_path / "a.mkv", trusted=True)
+    assert read(tmp_path / "a.mkv", trusted=True, seconds=2.0).audio.samples.shape == (1, 1920)
 
 
 def test_mp4_plays_in_a_browser(tmp_path):
@@ -118,6 +252,87 @@ def test_a_sequence_replaces_a_longer_one(tmp_path, clip):
     write(shorter, tmp_path / "s")
     assert (read(tmp_path / "s", trusted=True).frames == shorter.frames).all()
     assert len(list((tmp_path / "s").iterdir())) == 5
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["s", "s/%04d.png"])
+@pytest.mark.parametrize("there", ["0003.png", "99.png", "sound.wav", "0001.png"])
+def test_a_sequence_replaces_nothing_but_a_sequence(tmp_path, clip, name, there):
+    foreign = tmp_path / "s" / there
+    foreign.parent.mkdir()
+    if there == "sound.wav":
+        write(clip, foreign)
+    elif there == "0001.png":  # by its name alone
+        foreign.write_text("notes")
+    else:
+        Image.new("RGB", (8, 8)).save(foreign)
+    before = contents(tmp_path)
+    for attempt in (
+        lambda: check_ending(tmp_path / name, picture=False, sound=True),
+        lambda: Writer(tmp_path / name, FPS),  # before any frame is there
+        lambda: write(clip, tmp_path / name),
+    ):
+        with pytest.raises(InputError, match=rf"{there} is there .* name another folder"):
+            attempt()
+    assert contents(tmp_path) == before
+
+
+def test_what_comes_while_a_sequence_is_made_stays(tmp_path, clip):
+    write(clip, tmp_path / "s")
+    writer = Writer(tmp_path / "s", FPS)
+    writer.add(clip.frames[:3])
+    Image.new("RGB", (8, 8)).save(tmp_path / "s" / "0002.png")
+    before = {path: data for path, data in contents(tmp_path / "s").items() if not path.parent.name.startswith(".")}
+    with pytest.raises(InputError, match=r"0002\.png is there"):
+        writer.close()
+    assert contents(tmp_path / "s") == before
+
+
+def test_a_signed_sequence_is_replaced_and_what_lies_beside_it_stays(tmp_path, clip):
+    identity = Identity.default()
+
+    def seal(files):
+        for number, (file, place) in enumerate(files.items()):
+            if number < 5 or place.suffix == ".wav":
+                sign(file, identity, place=place)
+
+    write(Clip(clip.frames[:8], FPS, clip.audio), tmp_path / "s", seal=seal)
+    (tmp_path / "s" / "8.png").write_bytes((tmp_path / "s" / "0007.png").read_bytes())  # a longer one of another width
+    Image.new("RGB", (8, 8)).save(tmp_path / "s" / "poster.png")
+    check_ending(tmp_path / "s" / "%04d.png", picture=False, sound=False)
+    write(Clip(clip.frames[:3], FPS), tmp_path / "s" / "%04d.png", seal=seal)
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["0000.png", "0001.png", "0002.png", "poster.png"]
+
+
+@pytest.mark.parametrize("name", ["50%_%04d.png", "%d_%d.png", "%%04d.png", "%04d%.png", "%010d.png", "%99d.png"])
+def test_patterns_that_cannot_be_written_are_told_ahead(tmp_path, clip, name):
+    for attempt in (
+        lambda: check_ending(tmp_path / name, picture=False, sound=True),
+        lambda: write(clip, tmp_path / name),
+    ):
+        with pytest.raises(InputError, match=r"exactly one %d.* no other %") as caught:
+            attempt()
+        assert name in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["100%.txt", "a.txt", "%d", "%04d.mp4"])
+def test_endings_are_told_ahead(tmp_path, name):
+    with pytest.raises(InputError, match=r"the suffix must be one of \.mp4|is written as \.png"):
+        check_ending(tmp_path / name, picture=False, sound=True)
+
+
+@pytest.mark.parametrize("name", ["100%.mp4", "100%", "50%/%d.png", "%4d.png", "f%03d-x.png"])
+def test_other_names_with_percent_are_written(tmp_path, clip, name):
+    check_ending(tmp_path / name, picture=False, sound=True)
+    write(Clip(clip.frames[:4], FPS), tmp_path / name)
+    assert len(read(tmp_path / name, trusted=True).frames) == 4
+    assert (tmp_path / name).exists() == name.startswith("100")
+    if name == "%4d.png":
+        assert (tmp_path / "0003.png").exists()
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.png", "s"])
@@ -341,6 +556,6 @@ def test_wrong_calls_are_explained(tmp_path, clip):
         with pytest.raises(InputError, match="one size"):
             writer.add(clip.frames[:, :64])
         writer.abandon()
-    with pytest.raises(PhonofilmError, match="at least one frame"), Writer(tmp_path / "a.mp4", FPS):
+    with pytest.raises(PhonofilmError, match="at least one frame"), Writer(tmp_path / "a.mp4", FPS, channels=7):
         pass
     assert not list(Path(tmp_path).iterdir())

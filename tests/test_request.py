@@ -68,6 +68,7 @@ def test_a_request_survives_json(request):
         ({"seconds": 0.1}, "seconds must be 0.25.*got 0.1"),
         ({"seconds": float("inf")}, "seconds must be a number.*inf"),
         ({"seconds": "3"}, "seconds must be a number.*'3'"),
+        ({"seconds": 10**400}, "seconds must be 0.25.*got 1000"),
         ({"size": "huge"}, "square, portrait, landscape or WIDTHxHEIGHT.*'huge'"),
         ({"size": "0x100"}, "0x100"),
         ({"size": "99999x10"}, "99999x10"),

@@ -424,6 +424,7 @@ def test_limits_and_policy_hold_in_the_studio(tmp_path: Path) -> None:
 
 def test_words_that_the_model_never_saw_are_named_when_they_are_whole(actions: Actions) -> None:
     assert "unicorn" in actions.hints("a unicorn jumps") and "knows all" in actions.hints("a red ball bounces")
+    assert "left to chance" in actions.hints("a unicorn jumps")
     assert "knows all" in actions.hints("a red ba") and actions.hints("  ") == ""
     assert "&lt;i&gt;" not in actions.hints("<i>") and "<i>" not in actions.hints('a man says "<i>"')
 

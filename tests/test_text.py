@@ -162,3 +162,9 @@ def test_what_is_too_long_to_be_read_is_known() -> None:
     assert unread.endswith("and a bell rings") and len(TOKENIZER.ids(text)) > MAX_LENGTH
     read = TOKENIZER.decode(TOKENIZER.ids(text)[:MAX_LENGTH])
     assert (read + unread).replace(" ", "") == text.replace(" ", "")
+
+
+def test_what_is_not_read_of_speech_is_told_as_speech() -> None:
+    said = "tomorrow and tomorrow and tomorrow, creeps in this petty pace from day to day"
+    unread = TOKENIZER.unread(f'a woman says "{said}" at night on a wooden floor')
+    assert unread.endswith('day to day" at night on a wooden floor') and unread.count('"') == 2

@@ -156,7 +156,7 @@ def test_muon_takes_the_steps_of_torch() -> None:
 
 
 def test_the_optimiser_computes_in_what_the_machine_is_fast_in() -> None:
-    """On a CPU without instructions for bfloat16 its iteration took fourteen seconds a step in it, and half a second."""
+    """On a CPU without instructions for bfloat16 a step of it took 14 s in it, and takes half a second."""
     muon = Optimizers(Denoiser(DenoiserConfig(width=64, blocks=1, detail=16, detail_blocks=1))).parts[0]
     assert isinstance(muon, Muon) and muon.compute == native_type("cpu")
 

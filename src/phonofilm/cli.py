@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,6 +207,9 @@ def _adapter(text: str) -> Adapter:
 def _generate(a: argparse.Namespace) -> int:
     request = _request(a)
     _check_place(a.output, SOUNDING if a.score else SUFFIXES)
+    for condition in request.conditions:
+        if condition.path and Path(condition.path).resolve() == a.output.resolve():
+            raise InputError(f"{a.output} is given as {condition.role!r}: name another file to write")
     from phonofilm.engines import Chunk, Hooks, join, load
     from phonofilm.engines.open.parallel import helping
     from phonofilm.engines.scoring import scored, silent, wish, with_score
@@ -218,7 +221,7 @@ def _generate(a: argparse.Namespace) -> int:
         silent(a.model)
         if a.picture:
             raise InputError("a single picture has no sound: --score is for films")
-    engine = _load(a)
+    engine = _load(a, None if a.score else a.weights)  # with --score they are those of who makes the sound
     check_ending(a.output, picture=a.picture, sound=bool(a.score or engine.capabilities.sample_rate))
     if helping():  # under torchrun; the first process writes the film
         join(engine.generate(request))
@@ -255,10 +258,10 @@ def _check_place(path: Path, suffixes: Sequence[str]) -> None:
         path.parent.mkdir(parents=True)
 
 
-def _load(a: argparse.Namespace) -> Engine:
+def _load(a: argparse.Namespace, weights: Path | None) -> Engine:
     from phonofilm.engines import load
 
-    return load(a.model, a.weights, device=a.device, precision=a.precision, offload=a.offload, compiled=a.compiled)
+    return load(a.model, weights, device=a.device, precision=a.precision, offload=a.offload, compiled=a.compiled)
 
 
 def _finish(
@@ -266,7 +269,7 @@ def _finish(
     notes: Sequence[str],
 ) -> int:  # fmt: skip
     """Say where the film is; write what was wished for beside it."""
-    from phonofilm.export import statement
+    from phonofilm.export import labelled, statement
     from phonofilm.files import replacing
     from phonofilm.media import contact_sheet
     from phonofilm.provenance import sign
@@ -275,8 +278,9 @@ def _finish(
     print(exported.path)
     if a.sheet:
         target = exported.path.with_suffix(".sheet.png")
+        shown = replace(clip, frames=labelled(clip.frames)) if a.label else clip
         with replacing(target) as beside:
-            contact_sheet(clip, beside, title=a.prompt)
+            contact_sheet(shown, beside, title=a.prompt)
             if identity:
                 sign(beside, identity, statement(receipt), place=target)
         print(target)
@@ -360,16 +364,17 @@ def _score(a: argparse.Namespace) -> int:
     from phonofilm.engines import Hooks
     from phonofilm.engines.scoring import composer, scored, wish
     from phonofilm.export import export
-    from phonofilm.media import read
+    from phonofilm.media import check_ending, read
     from phonofilm.provenance import Identity
 
     composer(a.model)
+    check_ending(target, picture=False, sound=True)
     identity = None if a.no_sign else Identity.default()
     bar = _Bar(a.quiet)
     hooks = Hooks(progress=lambda p: bar.show(p.stage, p.done, p.total))
     try:
         clip = read(a.film)
-        clip, receipt = scored(clip, wish(clip, a.prompt, film=str(a.film), **options), _load(a), hooks)
+        clip, receipt = scored(clip, wish(clip, a.prompt, film=str(a.film), **options), _load(a, a.weights), hooks)
         exported = export(clip, target, receipt, identity=identity, label=a.label)
     finally:
         bar.close()
@@ -389,9 +394,11 @@ def _examples(_: argparse.Namespace) -> int:
 def _match(a: argparse.Namespace) -> int:
     Request(a.prompt)  # checks the prompt
     from phonofilm.engines import NativeEngine
+    from phonofilm.engines.native import MATCHED
     from phonofilm.media import read
 
-    print(f"{NativeEngine(a.weights).match(a.prompt, read(a.clip)):.3f}")
+    engine = NativeEngine(a.weights)
+    print(f"{engine.match(a.prompt, read(a.clip, size='native', seconds=MATCHED)):.3f}")
     return 0
 
 

@@ -136,7 +136,7 @@ class Request:
         if isinstance(source, str | bytes):
             try:
                 source = json.loads(source)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"the request is not JSON: {error}") from error
         given = _object(cls, source, "the request")
         for name, kind in (("conditions", Condition), ("adapters", Adapter)):
@@ -205,10 +205,11 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _number(name: str, value: object, low: float, high: float, *, optional: bool = False) -> None:
     if optional and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not finite:
         raise InputError(f"{name} must be a number {low:g}..{high:g}, got {_short(value)}")
     if not low <= value <= high:
-        raise InputError(f"{name} must be {low:g}..{high:g}, got {value:g}")
+        raise InputError(f"{name} must be {low:g}..{high:g}, got {_short(value)}")
 
 
 def _integer(name: str, value: object, low: int, high: int, *, optional: bool = False) -> None:

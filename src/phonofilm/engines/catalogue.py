@@ -43,17 +43,22 @@ def capabilities(name: str) -> Capabilities:
 
 
 def load(name: str, weights: Path | None = None, **options: Any) -> Engine:
-    """An engine by name; `weights` for another folder than the shipped one. Raises InputError for an unknown name.
+    """An engine by name; `weights` for another folder than the shipped one, of native alone. Raises InputError for an
+    unknown name, and for choices that the engine does not have.
 
     options: of an open model, see `OpenEngine`.
     """
     if is_open(name):
+        if weights is not None:
+            raise InputError(f"weights is a choice for native: the folder of an open model is its name, got {weights}")
         from phonofilm.engines.open import OpenEngine
 
         return OpenEngine(name, **options)
     capabilities(name)
     if given := [option for option, value in options.items() if value is not None]:
         raise InputError(f"{given[0]} is a choice for open models, {name} has none", given[0])
+    if weights is not None and name != "native":
+        raise InputError(f"weights is a choice for native, {name} has none", "weights")
     if name == "fake":
         from phonofilm.engines.fake import FakeEngine
 

@@ -39,6 +39,8 @@ from phonofilm.text.encoder import TextEncoder, TextEncoderConfig
 from phonofilm.text.matcher import Matcher, MatcherConfig
 from phonofilm.text.tokenizer import Tokenizer
 
+BEYOND: Final = 0.25  # seconds of given media that are read beyond what is needed
+MATCHED: Final = latents.seconds_from_latents(LONGEST)  # of a clip that is matched with a sentence
 SAMPLING_FILE: Final = "sampling.json"  # beside the weights: how they are best sampled, where not by `Defaults()`
 
 
@@ -152,7 +154,7 @@ class NativeEngine(Maker):
 
     @torch.no_grad()
     def _generate(self, request: Request, hooks: Hooks, clips: Mapping[str, Clip] | None) -> Iterator[Chunk]:
-        with Meter() as meter:
+        with Meter(gpu=self.device) as meter:
             with meter.stage("load"):
                 self._model, self.codec  # noqa: B018 (loads them)
             if unknown := self.tokenizer.unknown_words(request.prompt):
@@ -211,14 +213,16 @@ class NativeEngine(Maker):
                 )
             size = request.pixels
             if condition.role == "audio":
-                sound = read_audio(condition.path)
+                sound = read_audio(condition.path, seconds=request.seconds + BEYOND)
                 notes += _fitting(condition.path, sound.seconds, request.seconds, "silence")
                 blank = np.zeros((latents.frames_from_seconds(request.seconds), size[1], size[0], 3), np.uint8)
                 clip = to_native(Clip(blank, NATIVE_FPS, sound), size)
             elif condition.role == "mask":
                 clip = read_mask(condition.path)
             else:
-                clip = to_native(read(condition.path), size)
+                whole = condition.role in ("last", "continue")
+                most = None if whole else BEYOND if condition.role == "first" else request.seconds + BEYOND
+                clip = to_native(read(condition.path, size=size, seconds=most), size)
                 if condition.role == "video":
                     notes += _fitting(condition.path, clip.seconds, request.seconds, "its last frame")
             if condition.role in ("first", "last"):
@@ -320,5 +324,6 @@ def _fitting(path: str, lasts: float, wanted: float, filling: str) -> list[str]:
     """What to tell of given media that are longer or shorter than the film, by more than a frame."""
     if abs(lasts - wanted) <= 1 / NATIVE_FPS:
         return []
-    rest = f"only its first {wanted:g} s are used" if lasts > wanted else f"{filling} follows it"
-    return [f"{path} lasts {lasts:.2f} s and the film {wanted:g} s: {rest} (see seconds)"]
+    if lasts > wanted:
+        return [f"{path} is longer than the film: only its first {wanted:g} s are used (see seconds)"]
+    return [f"{path} lasts {lasts:.2f} s and the film {wanted:g} s: {filling} follows it (see seconds)"]

@@ -66,7 +66,7 @@ def scored(clip: Clip, request: Request, engine: Engine, hooks: Hooks | None = N
     able = engine.capabilities
     if clip.picture:
         raise InputError("a single picture lasts no time: sound needs a film of two frames or more", "video")
-    with Meter() as meter, meter.stage("condition"):
+    with Meter(gpu=getattr(getattr(engine, "machine", engine), "device", None)) as meter, meter.stage("condition"):
         frames = _seen(clip, able)
         length, starts = cuts(len(frames), able)
         frames = _held(frames, starts[-1] + length)
@@ -187,7 +187,10 @@ def _sum(receipts: Sequence[Receipt]) -> Receipt:
         return dict(found)
 
     seconds, energy = total([r.seconds for r in receipts]), total([r.energy_j for r in receipts])
-    return replace(receipts[0], weights=receipts[-1].weights, seconds=seconds, energy_j=energy)
+    last = receipts[-1]
+    return replace(
+        receipts[0], weights=last.weights, seconds=seconds, energy_j=energy, energy_method=last.energy_method
+    )
 
 
 def with_score(made: Receipt, score: Receipt, model: str) -> Receipt:

@@ -347,19 +347,26 @@ class Store:
             return {row[0]: row[1] for row in c.execute(sa.select(_J.c.status, sa.func.count()).group_by(_J.c.status))}
 
     def oldest_queued(self) -> float | None:
-        """When the job that has waited longest was accepted."""
+        """When the job that has waited longest was accepted; those that are held wait for their owner, not for us."""
         with self.reading() as c:
-            at: float | None = c.execute(
-                sa.select(sa.func.min(_J.c.created_at)).where(_J.c.status == "queued")
-            ).scalar()
+            waits = (_J.c.status == "queued") & ~_J.c.held
+            at: float | None = c.execute(sa.select(sa.func.min(_J.c.created_at)).where(waits)).scalar()
             return at
 
     def used_today(self, owner: str, connection: sa.Connection | None = None) -> float:
-        """Seconds of film that an owner asked for in the last 24 hours, those of failed jobs not counted."""
-        recent = (_J.c.owner == owner) & (_J.c.created_at > time.time() - DAY) & (_J.c.status != "failed")
-        asked = sa.select(_J.c.request).where(recent)
+        """Seconds of film that were made for an owner in the last 24 hours, and those of their open jobs.
+
+        What was made is told by its event, which outlives its job: deleting a film gives nothing back. What failed, or
+        was cancelled, does not count.
+        """
+        e = schema.events.c
+        made = (e.owner == owner) & (e.type == "video.completed") & (e.created_at > time.time() - DAY)
+        asked = (_J.c.owner == owner) & _J.c.status.in_(OPEN)
+        both = sa.union_all(  # one statement, one snapshot: a job that ends meanwhile is counted once
+            sa.select(sa.literal(True), e.data).where(made), sa.select(sa.literal(False), _J.c.request).where(asked)
+        )
         with contextlib.nullcontext(connection) if connection is not None else self.reading() as c:
-            return sum(film_seconds(row[0]) for row in c.execute(asked))
+            return sum(float(told["seconds"]) if ended else film_seconds(told) for ended, told in c.execute(both))
 
     # --- inside a transaction ---------------------------------------------------------------------------------------
     def _mine(self, job: Job) -> sa.ColumnElement[bool]:

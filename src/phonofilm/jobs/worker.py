@@ -205,7 +205,7 @@ class Worker:
     def engine(self, name: str) -> Engine:
         with self._loading:
             if name not in self._engines:
-                self._engines[name] = load(name, self.config.weights)
+                self._engines[name] = load(name, self.config.weights if name == "native" else None)
             return self._engines[name]
 
     # --- life -------------------------------------------------------------------------------------------------------

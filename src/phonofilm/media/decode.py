@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 _MAX_BAD_PACKETS: Final = 10
+_JITTER: Final = 0.02
+"""Seconds by which the stamps of sound may differ from its count of samples without meaning anything."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class _Taker:
         self.job, self.report = job, Report()
         self._picture, self._sound = picture, sound
         self._bytes = self._samples = 0
+        self._clock: float | None = None  # the stamp of the first sample, seconds
         self.size: tuple[int, int] | None = None
 
     def wish(self, width: int, height: int) -> tuple[int, int]:
@@ -133,12 +136,28 @@ class _Taker:
         report.times.append(time)
         self._picture(fit(frame[None], width, height)[0])
 
-    def sound(self, samples: Samples, sample_rate: int) -> None:
-        self._samples += samples.shape[1]
-        if self._samples > (self.job.limits.seconds + 1) * sample_rate:
-            raise MediaError(f"{self.job.path}: its sound lasts longer than {self.job.limits.seconds:g} s")
+    def sound(self, samples: Samples, sample_rate: int, time: float | None) -> None:
+        """Samples (C, n) stamped `time` (seconds; None: they follow the last): a gap before them becomes silence, and
+        what they repeat is dropped."""
+        if time is not None:
+            if self._clock is None:
+                self._clock = time - self._samples / sample_rate
+            gap = round((time - self._clock) * sample_rate) - self._samples
+            if gap < -_JITTER * sample_rate:
+                samples = samples[:, -gap:]
+            elif gap > _JITTER * sample_rate:
+                self._count(gap, sample_rate)
+                for start in range(0, gap, sample_rate):
+                    self._sound(np.zeros((len(samples), min(sample_rate, gap - start)), np.float32))
+        self._count(samples.shape[1], sample_rate)
         self.report.sample_rate, self.report.channels = sample_rate, len(samples)
         self._sound(samples)
+
+    def _count(self, samples: int, sample_rate: int) -> None:
+        """Before they are made, so that no stamp can ask for more than the limit."""
+        self._samples += samples
+        if self._samples > (self.job.limits.seconds + 1) * sample_rate:
+            raise MediaError(f"{self.job.path}: its sound lasts longer than {self.job.limits.seconds:g} s")
 
 
 # --- films and sounds -----------------------------------------------------------------------------------------------
@@ -198,7 +217,7 @@ def _decode_container(container: InputContainer, path: Path, taker: _Taker) -> N
     if audio is not None and audio.duration and audio.time_base:
         report.sound_seconds = float(audio.duration * audio.time_base)
     shape = (video.sample_aspect_ratio if video else None) or Fraction(1)
-    resampler = av.AudioResampler(format="fltp")
+    resampler: av.AudioResampler | None = None
     first: float | None = None
     sound_first: float | None = None
     done: set[int] = set()
@@ -221,9 +240,19 @@ def _decode_container(container: InputContainer, path: Path, taker: _Taker) -> N
             if job.seconds is not None and late is not False and late >= job.seconds + 1:
                 done.add(1)
                 continue
+            channels = item.layout.nb_channels
+            if resampler is None:  # PyAV counts planes by the zero that ends their list: from 8 on there is none
+                resampler = av.AudioResampler(format="fltp" if channels < 8 else "flt")
+            elif channels != report.channels:
+                raise MediaError(f"{path}: its sound changes from {report.channels} to {channels} channels")
+            stamp = item.time
             for block in resampler.resample(item):
-                samples = np.nan_to_num(np.asarray(block.to_ndarray(), np.float32), posinf=1, neginf=-1)
-                taker.sound(np.clip(samples, -1, 1), block.sample_rate)
+                array = np.asarray(block.to_ndarray(), np.float32)
+                if block.format.is_packed:
+                    array = array.reshape(-1, channels).T
+                samples = np.nan_to_num(array, posinf=1, neginf=-1)
+                taker.sound(np.clip(samples, -1, 1), block.sample_rate, stamp)
+                stamp = None
         if len(done) == len(streams) or (0 in done and audio is None):
             break
     if sound_first is not None and first is not None:

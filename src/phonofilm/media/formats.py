@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from phonofilm.errors import MediaError
+from phonofilm.errors import InputError, MediaError
 
 SOUND_FILE: Final = "sound.wav"
 """The name of the sound that lies beside a PNG sequence."""
@@ -82,16 +82,36 @@ _MAGIC: Final = (
 )
 
 
+_NUMBER: Final = re.compile(r"%0?\d*d")
+_WRITTEN: Final = re.compile(r"[^%]*%0*[0-9]?d[^%]*")  # `sequence` finds numbers of up to 9 digits
+
+
 def is_pattern(path: Path) -> bool:
     """True for a sequence such as out/%04d.png."""
-    return re.search(r"%0?\d*d", path.name) is not None
+    return _NUMBER.search(path.name) is not None
+
+
+def check_pattern(path: Path) -> None:
+    """Raise InputError unless the pattern `path` can be written: one number of at most 9 digits, and no other %."""
+    if not _WRITTEN.fullmatch(path.name):
+        raise InputError(
+            f"{path}: a sequence is named by exactly one %d, or one from %01d to %09d, and no other %, such as "
+            "frames/%04d.png"
+        )
+
+
+def numbered(pattern: Path, number: int) -> Path:
+    """The picture `number` of a sequence, filled up with zeros (%4d as %04d is, as FFmpeg does it)."""
+    before, after = _NUMBER.split(pattern.name, maxsplit=1)
+    width = int(pattern.name[len(before) + 1 : len(pattern.name) - len(after) - 1] or 0)
+    return pattern.parent / f"{before}{number:0{width}d}{after}"
 
 
 def sequence(path: Path) -> list[Path]:
     """The pictures of a PNG sequence in order: `path` is a folder, or a pattern such as out/%04d.png."""
     name = path.name if is_pattern(path) else "%d.png"
     folder = path.parent if is_pattern(path) else path
-    before, after = re.split(r"%0?\d*d", name, maxsplit=1)
+    before, after = _NUMBER.split(name, maxsplit=1)
     shape = re.compile(re.escape(before) + r"([0-9]{1,9})" + re.escape(after))
     found = [(int(match[1]), item) for item in folder.glob("*") if (match := shape.fullmatch(item.name))]
     return [item for _, item in sorted(found)]

@@ -28,7 +28,8 @@ def read(
     """Read MP4, MOV, MKV, WebM, AVI, Ogg, GIF, PNG, JPEG, WebP, or a PNG sequence (a folder or out/%04d.png).
 
     The kind is told by the content, never by the name. Rotation and pixel shape are applied; frames on an uneven
-    clock are put on an even one; sound keeps its rate and channels and begins with the picture.
+    clock are put on an even one; sound keeps its rate and channels and begins with the picture, and gaps in its time
+    stamps become silence.
 
     limits: what the file may hold at most. trusted: decode in this process, quickly; else in a confined one.
     size: crop and scale to (width, height) while reading; "native": to the native format of the nearest shape.

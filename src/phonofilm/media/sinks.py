@@ -20,7 +20,7 @@ import numpy as np
 from phonofilm.clip import Audio, Frames, Samples, exact_rate, resample
 from phonofilm.errors import InputError
 from phonofilm.files import replacing
-from phonofilm.media.formats import SOUND_FILE, is_pattern, sequence
+from phonofilm.media.formats import SOUND_FILE, check_pattern, is_pattern, numbered, sequence
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 SUFFIXES: Final = (".mp4", ".mov", ".webm", ".mkv", ".gif", ".wav", ".png")
-LAYOUTS: Final = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_AAC_LAYOUTS: Final = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_OPUS_LAYOUTS: Final = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 6: "5.1", 8: "7.1"}  # FFmpeg swaps those of 5.0
 _OPUS_RATES: Final = (8000, 12000, 16000, 24000, 48000)
 _AAC_RATES: Final = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 _BT709: Final = 1  # ITU-T H.273: primaries, transfer and matrix of ITU-R BT.709 all have the number 1
@@ -54,26 +55,84 @@ class Sink(Protocol):
 
 
 def check_ending(path: Path, *, picture: bool, sound: bool) -> None:
-    """Raise InputError where what is to be made, one picture or a film, with or without sound, cannot become `path`."""
+    """Raise InputError where what is to be made, one picture or a film, with or without sound, cannot become `path`.
+
+    Also where a sequence would take the place of files that are none of its own, see `_older`.
+    """
     suffix = path.suffix.lower()
     if is_pattern(path) and suffix != ".png":
         raise InputError(f"{path}: a sequence of pictures is written as .png, such as frames/%04d.png")
+    if pattern := _pattern(path):
+        _older(pattern)
     if suffix == ".png" and not is_pattern(path) and not picture:
         raise InputError(f"{path}: a film is no single .png; for its frames name a pattern such as frames/%04d.png")
     if suffix == ".wav" and (picture or not sound):
         raise InputError(f"{path}: a clip without sound cannot become a WAV")
 
 
+def check_channels(path: Path, channels: int) -> None:
+    """Raise InputError where sound of so many channels cannot become `path`."""
+    layouts = _layouts(path.suffix.lower())
+    if channels not in layouts:
+        counts = ", ".join(map(str, layouts))
+        raise InputError(f"{path}: sound must have {counts} channels to be written so, got {channels}")
+
+
+def _layouts(suffix: str) -> dict[int, str]:
+    return _OPUS_LAYOUTS if suffix in (".webm", ".mkv") else _AAC_LAYOUTS
+
+
+def _pattern(path: Path) -> Path | None:
+    """The pattern of the sequence that `path` names, None for a single file; InputError for what is neither."""
+    suffix = path.suffix.lower()
+    if suffix == ".png" and is_pattern(path):
+        check_pattern(path)
+        return path
+    if suffix == "" and path.name and not is_pattern(path):
+        return path / "%04d.png"
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}, or none for a folder of PNGs")
+    return None
+
+
+def _older(pattern: Path) -> list[Path]:
+    """The files of an older sequence of that name, which a new one replaces; none if there is none.
+
+    Raises InputError where the pictures or the sound there were not written by `_Sequence`.
+    """
+    old = sequence(pattern)
+    sound = [file for file in [pattern.parent / SOUND_FILE] if os.path.lexists(file)]
+    foreign = [file for file in old if not _knows_its_rate(file)] or (sound if not old else [])
+    if foreign:
+        raise InputError(
+            f"{pattern}: {foreign[0]} is there and is of no sequence that was written here; name another folder, "
+            "or move it away"
+        )
+    return old + sound
+
+
+def _knows_its_rate(path: Path) -> bool:
+    """Whether it is a PNG with the text "fps" before its pixels, as `_Sequence` writes them."""
+    with contextlib.suppress(OSError):
+        if not path.is_file():  # to open a pipe would wait
+            return False
+        with path.open("rb") as file:
+            if file.read(8) != b"\x89PNG\r\n\x1a\n":
+                return False
+            chunk = 8  # where it begins: 4 bytes of length, 4 of kind, what it holds, 4 of checksum
+            while len(head := file.read(12)) == 12 and head[4:8] != b"IDAT":
+                if head[4:] == b"tEXtfps\0":
+                    return True
+                chunk = file.seek(chunk + 12 + int.from_bytes(head[:4], "big"))
+    return False
+
+
 @contextlib.contextmanager
 def opened(path: Path, fps: float, sample_rate: int | None, channels: int, seal: Seal | None = None) -> Iterator[Sink]:
     """A sink for `path`; the file takes its place when the block and `seal` end well, else nothing is left of it."""
     suffix = path.suffix.lower()
-    if is_pattern(path) and suffix == ".png":
-        manager = _sequence(path, fps, sample_rate, channels, seal)
-    elif suffix == "" and path.name and not is_pattern(path):
-        manager = _sequence(path / "%04d.png", fps, sample_rate, channels, seal)
-    elif suffix not in SUFFIXES:
-        raise InputError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}, or none for a folder of PNGs")
+    if pattern := _pattern(path):
+        manager = _sequence(pattern, fps, sample_rate, channels, seal)
     elif suffix == ".wav" and sample_rate is None:
         raise InputError(f"{path}: a clip without sound cannot become a WAV")
     else:
@@ -109,7 +168,8 @@ def _file(
 
 @contextlib.contextmanager
 def _sequence(pattern: Path, fps: float, sample_rate: int | None, channels: int, seal: Seal | None) -> Iterator[Sink]:
-    """Made in a folder of its own, then moved; replaces an older sequence of that name."""
+    """Made in a folder of its own, then moved; replaces an older sequence of that name, and no other files."""
+    _older(pattern)
     new_folder = not pattern.parent.exists()
     pattern.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".sequence.", dir=pattern.parent))
@@ -124,10 +184,11 @@ def _sequence(pattern: Path, fps: float, sample_rate: int | None, channels: int,
         made = [*sequence(beside / pattern.name), *beside.glob(SOUND_FILE)]
         if seal:
             seal({file: pattern.parent / file.name for file in made})
-        for old in [*sequence(pattern), pattern.parent / SOUND_FILE]:
-            old.unlink(missing_ok=True)
+        old = _older(pattern)  # again: others may have come since
         for new in made:
             os.replace(new, pattern.parent / new.name)
+        for file in {*old} - {pattern.parent / new.name for new in made}:
+            file.unlink(missing_ok=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         if new_folder:
@@ -146,6 +207,7 @@ class _Film:
         self.video: VideoStream
         self.audio: AudioStream | None = None
         legal = _OPUS_RATES if suffix in (".webm", ".mkv") else _AAC_RATES
+        self.layout = _layouts(suffix)[channels] if sample_rate else ""
         self.coded_rate = sample_rate and min((r for r in legal if r >= sample_rate), default=max(legal))
         self.waiting: list[Samples] = []
 
@@ -168,7 +230,7 @@ class _Film:
         self.video = video
         if self.coded_rate is not None:
             audio: AudioStream = container.add_stream("aac" if h264 else "libopus", self.coded_rate)
-            audio.codec_context.layout = LAYOUTS[self.channels]
+            audio.codec_context.layout = self.layout
             audio.bit_rate = 64_000 * self.channels
             self.audio = audio
         return container
@@ -200,7 +262,9 @@ class _Film:
         import av
 
         assert self.container is not None and self.audio is not None and self.coded_rate is not None
-        sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", LAYOUTS[self.channels])
+        # packed: PyAV does not find the end of a list of 8 planes
+        packed = np.ascontiguousarray(samples.T).reshape(1, -1)
+        sound = av.AudioFrame.from_ndarray(packed, "flt", self.layout)
         sound.sample_rate, sound.pts, sound.time_base = self.coded_rate, self.samples, Fraction(1, self.coded_rate)
         self.samples += samples.shape[1]
         self.container.mux(self.audio.encode(sound))
@@ -333,7 +397,7 @@ class _Sequence:
         self.wav = _Wav(pattern.parent / SOUND_FILE, sample_rate, channels) if sample_rate else None
 
     def picture(self, frame: Frames) -> None:
-        _save_png(frame, self.pattern.parent / (self.pattern.name % self.count), self.fps)
+        _save_png(frame, numbered(self.pattern, self.count), self.fps)
         self.count += 1
 
     def sound(self, samples: Samples) -> None:

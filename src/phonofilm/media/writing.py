@@ -11,7 +11,7 @@ import numpy as np
 
 from phonofilm.clip import Clip, Frames, Samples, samples_in
 from phonofilm.errors import InputError, OutputError, PhonofilmError
-from phonofilm.media.sinks import LAYOUTS, Seal, opened
+from phonofilm.media.sinks import Seal, check_channels, opened
 
 
 def write(clip: Clip, path: str | Path, *, seal: Seal | None = None) -> None:
@@ -20,8 +20,9 @@ def write(clip: Clip, path: str | Path, *, seal: Seal | None = None) -> None:
     .mp4 and .mov (H.264 + AAC), .webm and .mkv (VP9 + Opus), .gif, .wav (sound alone, 16 bit), .png (a clip of one
     frame), a pattern such as out/%04d.png or a name without suffix (a folder of PNGs, sound.wav beside).
     Odd sizes gain a row or column at the edge where the codec needs it; sound is cut or filled up to the picture's
-    length. Raises InputError for a suffix or a clip that does not fit it, OutputError when writing fails; then
-    nothing is left behind and an older file of that name stays.
+    length. A sequence takes the place of an older one, never of files that `Writer` did not write.
+    Raises InputError for a name or a clip that does not fit it, OutputError when writing fails; then nothing is left
+    behind and an older file of that name stays.
     seal: the last step, on the finished files before they take their places (see `sinks.Seal`).
     """
     audio = clip.audio
@@ -64,8 +65,8 @@ class Writer:
         self._waiting: list[Samples] = []  # sound whose frames are still to come
         if not 0 < self.fps <= 1000:
             raise InputError(f"fps must be above 0 and at most 1000 to be written, got {fps:g}")
-        if sample_rate is not None and channels not in LAYOUTS:
-            raise InputError(f"sound must have {', '.join(map(str, LAYOUTS))} channels to be written, got {channels}")
+        if sample_rate is not None:
+            check_channels(self.path, channels)
         self._stack = contextlib.ExitStack()
         with _clear_errors(self.path):
             self._sink = self._stack.enter_context(opened(self.path, self.fps, sample_rate, channels, seal))

@@ -221,11 +221,15 @@ def _mcp(a: argparse.Namespace) -> int:
     config = _config(a)
     service, stop = Service(config), threading.Event()
     command = [sys.executable, "-m", "phonofilm.cli", "worker", *_worker_options(a, config)]
-    keeper = threading.Thread(target=_keep_running, args=(command, config.database_url, stop), daemon=True)
+    keeper: threading.Thread | None = None
+    waking = threading.Lock()  # assistants call several tools at once
 
     def wake() -> None:
-        if not keeper.is_alive() and not service.store.alive():
-            keeper.start()
+        nonlocal keeper
+        with waking:
+            if (keeper is None or not keeper.is_alive()) and not service.store.alive():
+                keeper = threading.Thread(target=_keep_running, args=(command, config.database_url, stop), daemon=True)
+                keeper.start()
 
     try:
         asyncio.run(mcp.over_stdio(service, wake))

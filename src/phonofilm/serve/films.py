@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from phonofilm.engines import Chunk, join
-from phonofilm.export import export
+from phonofilm.export import export, labelled
 from phonofilm.jobs.job import Job
 from phonofilm.provenance import Identity
 
@@ -36,6 +37,8 @@ class Films:
         made = {"video": folder / ("picture.png" if job.request.picture else "film.mp4")}
         export(passing(), made["video"], identity=self.identity, label=self.label)
         clip, receipt = join(iter(kept))
+        if self.label:
+            clip = replace(clip, frames=labelled(clip.frames))
         middle = Image.fromarray(clip.frames[len(clip.frames) // 2])
         scale = max(1.0, THUMBNAIL / max(middle.size))
         size = (round(middle.width * scale), round(middle.height * scale))

@@ -36,7 +36,9 @@ class _Jobs:
         yield _gauge("phonofilm_jobs", "jobs by status", "status", dict.fromkeys(get_args(Status), 0) | store.counts())
         oldest = store.oldest_queued()
         age = time.time() - oldest if oldest is not None else 0.0
-        yield GaugeMetricFamily("phonofilm_queue_age_seconds", "age of the job that has waited longest", age)
+        yield GaugeMetricFamily(
+            "phonofilm_queue_age_seconds", "age of the job that has waited longest, held ones left out", age
+        )
         workers = store.alive()
         yield GaugeMetricFamily("phonofilm_workers", "workers alive", len(workers))
         loaded: dict[str, int] = {}

@@ -173,7 +173,8 @@ def hints(prompt: str, unknown: Sequence[str]) -> str:
     if not unknown:
         return "<p class=note>The model knows all these words.</p>"
     words = ", ".join(f"<b>{escape(word.strip(chr(34)))}</b>" for word in unknown[:8])
-    return f"<p class='note warn'>Words that the model never saw: {words}. It ignores them.</p>"
+    chance = "What they do to the film is left to chance."
+    return f"<p class='note warn'>Words that the model never saw: {words}. {chance}</p>"
 
 
 def signed(name: str | None) -> str:

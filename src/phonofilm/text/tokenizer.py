@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from phonofilm.errors import CheckpointError
 from phonofilm.files import replacing
 from phonofilm.text.words import WORD, join, pieces, unknown_words
 
@@ -98,7 +99,9 @@ class Tokenizer:
 
     def unread(self, text: str) -> str:
         """The end of `text` that does not fit into `MAX_LENGTH` tokens, and is not read; empty if all is."""
-        return self.decode(self.ids(text)[MAX_LENGTH:])
+        ids = self.ids(text)
+        spoken = [i for i in ids[:MAX_LENGTH] if i in (OPEN, CLOSE)][-1:] == [OPEN]  # the cut is within quotes
+        return self.decode([*([OPEN] if spoken else []), *ids[MAX_LENGTH:]])
 
     def save(self, path: str | Path) -> None:
         """Write JSON; the file appears whole or not at all."""
@@ -108,14 +111,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read what `save` wrote. ValueError if the file is not one."""
+        """Read what `save` wrote. CheckpointError if the file is not one."""
         try:
             state = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(state["bpe"], state["words"], state["sayings"])
         except FileNotFoundError:
             raise
         except Exception as error:  # the tokenizers library raises bare Exception on a malformed model
-            raise ValueError(f"{path} is not a tokenizer of this package: {error}") from error
+            raise CheckpointError(f"{path} is not a tokenizer of this package: {error}") from error
 
 
 def train_tokenizer(

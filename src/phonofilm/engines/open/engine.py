@@ -145,7 +145,7 @@ class OpenEngine:
         fps, wanted, size = self._measures(request)
         if request.quality != "full":
             hooks.notes.append(note(self, request.quality))
-        with Meter() as meter:
+        with Meter(gpu=self.machine.device, processes=processes()) as meter:
             with meter.stage("condition"):
                 hooks.progress(Progress("condition", 0, 1))
                 given = self._given(request, size, fps, wanted)
@@ -163,7 +163,7 @@ class OpenEngine:
         """What the pipeline itself returns, before it is cut and rounded: by the names of its output."""
         way = self.check(request)
         fps, wanted, size = self._measures(request)
-        with Meter() as meter:
+        with Meter(gpu=self.machine.device, processes=processes()) as meter:
             return self._make(request, way, self._given(request, size, fps, wanted), Hooks(), meter)[1]
 
     def prepare(self, request: Request) -> None:
@@ -218,7 +218,9 @@ class OpenEngine:
         for condition in request.conditions:
             if condition.path is None:
                 raise InputError(f"the condition {condition.role!r} must be a file here, got {condition.digest}")
-            clip = read_mask(condition.path) if condition.role == "mask" else read(condition.path)
+            most = {"video": wanted / fps + 1, "first": 1.0, "reference": 1.0}.get(condition.role)
+            mask = condition.role == "mask"
+            clip = read_mask(condition.path) if mask else read(condition.path, size=size, seconds=most)
             frames = clips.fit(clip.frames, *size)
             if condition.role in ("video", "continue"):
                 frames = clips.retime(frames, clip.fps, fps)
