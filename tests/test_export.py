@@ -18,9 +18,12 @@ from phonofilm.engines import CATALOGUE, Chunk
 from phonofilm.errors import InputError, OutputError
 from phonofilm.export import export, statement
 from phonofilm.export.label import labelled
+from phonofilm.jobs.job import Job
 from phonofilm.media import read, read_audio, write
 from phonofilm.provenance import Identity, sidecar, sign, verify
 from phonofilm.provenance.signing import COMPOSED, GENERATED
+from phonofilm.request import Request
+from phonofilm.serve.films import Films
 
 KINDS = ("a.mp4", "a.mov", "a.webm", "a.mkv", "a.gif", "a.wav", "folder", "seq/f-%03d.png")
 SECRETS = ("a secret wish", "nothing evil", "/private/face.png", "/private/voice.wav")
@@ -273,6 +276,17 @@ def test_generate_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert main(["generate", "a red ball", "-o", str(tmp_path / "q.webm"), "-q"]) == 0
     assert capsys.readouterr().err == ""
     assert main(["verify", str(tmp_path / "q.webm")]) == 0
+
+
+def test_the_label_is_on_what_a_server_shows_too(tmp_path: Path, clip: Clip, identity: Identity) -> None:
+    made = []
+    for label in (False, True):
+        (tmp_path / str(label)).mkdir()
+        job = Job("video_x", "local", Request("a flash"))
+        made.append(Films(identity, label)(chunks(clip), tmp_path / str(label), job))
+    for variant in ("thumbnail", "spritesheet"):
+        bare, marked = (read(files[variant], trusted=True).frames.astype(int) for files in made)
+        assert np.abs(bare - marked).max() > 50
 
 
 def test_a_key_that_cannot_be_made_stops_before_the_work(

@@ -46,7 +46,7 @@ WORTH: Final[dict[str, float]] = {
 }  # fmt: skip
 """How much an error on the strip counts in training; others 1. A mouth, a size, a camera are few numbers among many,
 and the phases of clouds, which nobody can foretell, made a third of the plain error."""
-WALL: Final = 0.3  # half width, in tokens, from which on a wall stands: that of a real one is at least 0.5
+WALL: Final = 0.3  # half width, in tokens, from which on a wall stands: that of a real one is at least 0.38 (portrait)
 UNREADABLE: Final = 0.25  # noise level from which on nothing is drawn
 
 OF_ACTOR: Final = {

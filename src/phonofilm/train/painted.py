@@ -20,6 +20,7 @@ from phonofilm.diffusion.euler import Euler
 from phonofilm.diffusion.guidance import TrackGuidance, storyboard_guidance
 from phonofilm.diffusion.noise import strip_noise
 from phonofilm.diffusion.schedule import shifted_times
+from phonofilm.engines.making import Defaults
 from phonofilm.errors import CheckpointError
 from phonofilm.latents import PATCH, Geometry, Latents, tokens_from_pixels, unpack, with_board
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig
@@ -52,9 +53,7 @@ def channel_weights(codec: Codec, footage: Footage, power: float = 0.6) -> Tenso
     return (weights / weights.mean()).repeat_interleave(PATCH**2)
 
 
-def painter(
-    codec: Codec, weights: str | Path, *, steps: int = 12, guidance: float = 1.4, rain_guidance: float = 2.5
-) -> Paint:
+def painter(codec: Codec, weights: str | Path) -> Paint:
     """Paints scenes beneath their true storyboards, by the denoiser in `weights`, as the engine does.
 
     Raises CheckpointError for weights that are damaged, or know no storyboard.
@@ -67,7 +66,7 @@ def painter(
     own = {name.removeprefix("denoiser."): w for name, w in stored.tensors.items() if name.startswith("denoiser.")}
     denoiser.load_state_dict(own)
     denoiser.to(codec.device, denoiser.compute).eval()
-    mean, basis = codec.video.mean.float(), codec.video.basis.float()
+    mean, basis, settings = codec.video.mean.float(), codec.video.basis.float(), Defaults()
 
     @torch.no_grad()
     def paint(scenes: Sequence[Scene], seeds: Sequence[int], size: tuple[int, int]) -> list[Tensor]:
@@ -84,9 +83,9 @@ def painter(
         def unled(x_BND: Tensor, t_BN: Tensor) -> Tensor:
             return denoiser.paint(x_BND, t_BN.index_fill(1, torch.arange(g.n)[g.board].to(t_BN.device), 1.0), g)
 
-        scale = storyboard_guidance(boards, guidance, rain_guidance)
+        scale = storyboard_guidance(boards, settings.picture_guidance, settings.rain_guidance)
         denoise = TrackGuidance(led, unled, g.video, scale, (0.0, 1.0))
-        made = Euler()(denoise, strip.values_BND, strip.mask_BN, shifted_times(steps))
+        made = Euler()(denoise, strip.values_BND, strip.mask_BN, shifted_times(settings.steps))
         video_z = unpack(Latents(made, g, strip.mask_BN))[0]
         assert video_z is not None
         return list(video_z.permute(0, 2, 3, 4, 1).float() @ basis.T + mean)
