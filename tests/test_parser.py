@@ -47,7 +47,7 @@ SCENES = {
 @lru_cache(maxsize=64)
 def _shot(name: str, size: tuple[int, int] = (128, 128)) -> tuple[Performance, np.ndarray]:
     play = perform(SCENES[name], size, FPS)
-    frames = render([play], size, FPS)[0][0].numpy()
+    frames = render([play], size, FPS, truth=False)[0][0].numpy()
     frames.flags.writeable = False
     return play, frames
 
@@ -151,7 +151,9 @@ def _bare(name: str) -> np.ndarray:
     """The same backdrop without actors."""
     play, _ = _shot(name)
     hidden = [type(t)(t.x + 50, t.y, t.radius, t.angle, t.pose, t.round) for t in play.tracks]
-    return render([Performance(play.scene, tuple(hidden), (), (), play.extras)], (128, 128), FPS)[0][0].numpy()
+    return render([Performance(play.scene, tuple(hidden), (), (), play.extras)], (128, 128), FPS, truth=False)[0][
+        0
+    ].numpy()
 
 
 @pytest.mark.parametrize("name", ["bounce", "robot"])
