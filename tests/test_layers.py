@@ -72,6 +72,18 @@ assert not loaded, loaded
     assert done.returncode == 0, done.stderr
 
 
+def test_making_a_film_loads_no_compiler(python):
+    """It would take a second, which whoever waits for a film would wait for, too."""
+    code = """
+import phonofilm.engines.native, phonofilm.media, phonofilm.export
+assert "torch" in sys.modules
+loaded = {"torch._dynamo", "torch._inductor", "sympy"} & set(sys.modules)
+assert not loaded, loaded
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_file_is_long():
     long = {p.name: n for p in ROOT.rglob("*.py") if (n := len(p.read_text(encoding="utf-8").splitlines())) > 600}
     assert not long

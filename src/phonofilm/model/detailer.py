@@ -32,6 +32,7 @@ class DetailBlock(nn.Module):
         self.modulation = Linear(cosines, 2 * width, std=0)  # scale, shift
         self.up = Linear((3 if in_time else 9) * width, width)
         self.down = Linear(width, width, std=0)
+        self.by_planes: Callable[[Tensor, Tensor], Tensor] = by_planes
 
     def forward(self, x_BTHWD: Tensor, basis_BTHWR: Tensor) -> Tensor:
         dtype = basis_BTHWR.dtype
@@ -44,22 +45,18 @@ class DetailBlock(nn.Module):
         else:
             kernel = self.up.weight.to(dtype).view(width, 1, 3, 3, width).permute(0, 4, 1, 2, 3)
             if h.device.type == "cpu" and dtype == torch.float32:
-                h = _by_planes(h, kernel[:, :, 0])
+                h = self.by_planes(h, kernel[:, :, 0])
             else:
                 h = F.conv3d(h.permute(0, 4, 1, 2, 3), kernel, padding=(0, 1, 1)).permute(0, 2, 3, 4, 1)
         out: Tensor = x_BTHWD + self.down(F.gelu(h))
         return out
 
 
-def _planes(h_BTHWD: Tensor, kernel_EDKK: Tensor) -> Tensor:
+def by_planes(h_BTHWD: Tensor, kernel_EDKK: Tensor) -> Tensor:
     """3 x 3 convolution of each instant's picture, D channels to E."""
     flat = F.conv2d(h_BTHWD.flatten(0, 1).permute(0, 3, 1, 2), kernel_EDKK, padding=1)
     made: Tensor = flat.permute(0, 2, 3, 1).unflatten(0, h_BTHWD.shape[:2])
     return made
-
-
-# it does not compile for any shape, and is twice as fast as what does (float32, AVX2)
-_by_planes: Callable[[Tensor, Tensor], Tensor] = torch.compiler.disable(_planes)
 
 
 class Filter(nn.Module):
