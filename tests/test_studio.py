@@ -75,7 +75,12 @@ class Visit:
         self.sees(f'#stage h2:has-text("{prompt}")')
 
     def sees(self, selector: str) -> None:
-        self.page.wait_for_selector(selector)
+        """Wait for an element; where it does not come, the failure says what the page said in its place."""
+        try:
+            self.page.wait_for_selector(selector)
+        except Exception as error:
+            said = [text for text in self.page.locator('[role="alert"]').all_inner_texts() if text.strip()]
+            raise AssertionError(f"{selector} did not come; the page says {said}, {self.problems}") from error
 
     def tell(self, script: str) -> Any:
         return self.page.evaluate(script)

@@ -188,7 +188,7 @@ window.studio = {
     try {
       Object.assign(video, { muted: true, playsInline: true, preload: "auto", src: url });
       await new Promise((good, bad) => {
-        video.addEventListener("loadeddata", good); video.addEventListener("error", bad); setTimeout(bad, 15000);
+        video.addEventListener("loadeddata", good); video.addEventListener("error", bad); setTimeout(bad, 60000); // a busy machine
         video.load();
       });
       return await createImageBitmap(video);
