@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from phonofilm.engines.making import Defaults
 from phonofilm.errors import InputError
 from phonofilm.evaluate import hearing, sync
 from phonofilm.evaluate.report import wilson
-from phonofilm.evaluate.run import cases, evaluate, evaluate_engine
+from phonofilm.evaluate.run import Generator, cases, evaluate, evaluate_engine
 from phonofilm.evaluate.score import judge
 from phonofilm.playhouse import speech
-from phonofilm.playhouse.playhouse import film
+from phonofilm.playhouse.playhouse import Take, film
 from phonofilm.playhouse.scene import Actor, Scene
 from phonofilm.playhouse.sound import synthesize
 from phonofilm.playhouse.stage import perform
@@ -214,6 +215,42 @@ def test_an_evaluation_goes_on_where_it_was_cut_off(tmp_path):
     (tmp_path / "clips.jsonl").write_text("hello\n")
     with pytest.raises(InputError, match="not the record"):
         evaluate(2, tmp_path, splits, black, seconds=2.0)
+
+
+def test_what_does_not_depend_on_the_generator_is_taken_over_from_another_evaluation(tmp_path, monkeypatch):
+    def grey(level: int) -> Generator:
+        def make(prompts: list[str], seeds: list[int], seconds: float, size: tuple[int, int]) -> list[Clip]:
+            silence = Audio(np.zeros((1, 32000), np.float32), RATE)
+            return [Clip(np.full((32, size[1], size[0], 3), level, np.uint8), 16.0, silence) for _ in prompts]
+
+        return make
+
+    filmed: list[int] = []
+
+    def counting(scenes: list[Scene], *args: Any, **options: Any) -> Take:
+        filmed.append(len(scenes))
+        return film(scenes, *args, **options)
+
+    monkeypatch.setattr("phonofilm.evaluate.run.film", counting)
+    split, one = ("train_like",), {"codec": "one"}
+    evaluate(9, tmp_path / "first", split, grey(0), seconds=2.0, about=one | {"weights": "a"})
+    assert filmed == [8, 1]
+    lines = (tmp_path / "first" / "clips.jsonl").read_text().splitlines()
+    entry = json.loads(lines[-1])
+    entry["verdicts"]["truth"]["rows"] = [["actor", "box", False]]  # so that it is seen where truth comes from
+    (tmp_path / "first" / "clips.jsonl").write_text("\n".join([*lines[:-1], json.dumps(entry)]) + "\n")
+    filmed.clear()
+    about = one | {"weights": "b"}
+    evaluate(9, tmp_path / "second", split, grey(90), seconds=2.0, about=about, reuse=tmp_path / "first")
+    assert filmed == [8]  # the first ones are shown
+    found = [json.loads(line) for line in (tmp_path / "second" / "clips.jsonl").read_text().splitlines()[1:]]
+    assert [e["seed"] for e in found] == list(range(9))
+    assert found[8]["verdicts"]["truth"] == entry["verdicts"]["truth"]
+    assert found[7]["verdicts"]["truth"]["rows"] != entry["verdicts"]["truth"]["rows"]
+    assert all(e["verdicts"]["generated"]["rows"] for e in found)
+    for seconds, codec in ((2.5, "one"), (2.0, "other")):
+        with pytest.raises(InputError, match=r"cannot be reused.*another (seconds|codec)"):
+            evaluate(9, None, split, grey(0), seconds=seconds, about={"codec": codec}, reuse=tmp_path / "first")
 
 
 def test_a_clip_that_cannot_be_judged_is_counted_and_the_others_go_on(tmp_path):

@@ -14,8 +14,9 @@ from phonofilm.cli import main
 from phonofilm.engines import NativeEngine, join
 from phonofilm.errors import InputError
 from phonofilm.latents import TOKEN_WIDTH, Geometry, Latents
-from phonofilm.train.footage import Footage, film_playhouse
-from phonofilm.train.road import train
+from phonofilm.train.denoiser import PAINTER, WEIGHTS
+from phonofilm.train.footage import Footage, demand, film_playhouse
+from phonofilm.train.road import MORE, train
 
 
 def test_smoke_preset_goes_the_whole_road_and_resumes(tmp_path: Path) -> None:
@@ -33,6 +34,33 @@ def test_smoke_preset_goes_the_whole_road_and_resumes(tmp_path: Path) -> None:
     options = ["--weights", str(out), "--seconds", "2", "--steps", "1", "-o", str(film)]
     assert main(["generate", "a red ball bounces", *options]) == 0
     assert media.read(film).seconds == pytest.approx(2, abs=0.05)
+
+
+def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(tmp_path: Path) -> None:
+    start, out = make_weights(tmp_path / "start"), tmp_path / "more"
+
+    def parts() -> dict[bool, dict[str, torch.Tensor]]:
+        tensors = checkpoint.load(out / WEIGHTS, kind="denoiser").tensors
+        return {p: {n: w for n, w in tensors.items() if n.startswith(PAINTER) == p} for p in (True, False)}
+
+    def differ(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> int:
+        return sum(not torch.equal(one[name], two[name]) for name in one)
+
+    before = checkpoint.load(start / WEIGHTS)
+    assert main(["train", "storyboards", "--preset", "smoke", "--start", str(start), "--out", str(out)]) == 0
+    first = parts()
+    assert differ(first[False], before.tensors) > len(first[False]) // 2
+    painted = {name: weight.bfloat16().float() for name, weight in before.tensors.items() if name in first[True]}
+    assert not differ(painted, first[True])
+    assert main(["train", "picture", "--preset", "smoke", "--start", str(start), "--out", str(out)]) == 0
+    second = parts()
+    assert differ(second[True], first[True]) > len(first[True]) // 2 and not differ(first[False], second[False])
+    done = checkpoint.load(out / WEIGHTS)
+    assert done.config["trained"]["steps"] == before.config.get("trained", {}).get("steps", 0) + 4
+    for what in MORE:  # finished: nothing changes, in whatever order they come
+        train(what, "smoke", out, start=start)
+    assert checkpoint.load(out / WEIGHTS).hash == done.hash
+    assert join(NativeEngine(out).generate(Request("a red ball bounces", seconds=2.0)))[0].frames.shape[0] == 32
 
 
 def test_steps_need_what_stands_before_them(tmp_path: Path) -> None:
@@ -74,6 +102,18 @@ def test_filming_goes_on_where_it_stopped_and_batches_depend_on_the_step_alone(t
     assert torch.equal(batch["video_z"], later["video_z"])
     heard = Footage(caches, 4, boards=1e-9, sounds=1.0).at(0)
     assert "video_z" not in heard and len(heard["audio_z"]) == len(heard["board"]) == 4 * len(one.at(0)["captions"])
+
+
+def test_hard_scenes_are_filmed_where_they_are_wished(tmp_path: Path) -> None:
+    weights = make_weights(tmp_path / "weights")
+    seeds = {
+        hard: [row["seed"] for shard in film_playhouse(weights, tmp_path / f"{hard}", 16, hard=hard)[0]
+               for row in shard.metadata]
+        for hard in (0.0, 0.5)
+    }  # fmt: skip
+    assert seeds[0.5][8:] == seeds[0.0][8:] and not set(seeds[0.5][:8]) & set(seeds[0.0])
+    usual, wished = (np.array([demand(seed, 3.0) for seed in seeds[hard][:8]]) for hard in (0.0, 0.5))
+    assert (wished >= 0.3).all() and np.median(wished) > 2 * np.median(usual)
 
 
 def test_a_folder_of_clips_is_learnt_from_and_what_is_broken_is_skipped(tmp_path: Path) -> None:

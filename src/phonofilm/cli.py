@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--compare", type=Path, nargs="+", metavar="DIR",
         help="measure nothing: set evaluations beside each other, pair by pair, on the prompts that all have",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--reuse", type=Path, metavar="DIR",
+        help="an evaluation with the same codec, whose columns of truth and codec are taken over where it has them",
     )  # fmt: skip
     evaluate.set_defaults(run=_evaluate)
     add_commands(commands, _Help)
@@ -506,9 +511,10 @@ def _verify(a: argparse.Namespace) -> int:
 def _add_train(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "what",
-        choices=("codec", "decoder", "text", "denoiser", "timer", "all"),
+        choices=("codec", "decoder", "text", "denoiser", "timer", "storyboards", "picture", "all"),
         help="the step; decoder: more of the picture's decoder alone, which leaves all else valid; timer: when what is "
-        "seen is heard, which takes minutes; all: go on with everything at once, on one large GPU",
+        "seen is heard, which takes minutes; storyboards, picture: go on with these parts of the denoiser in --start; "
+        "all: go on with everything at once, on one large GPU",
     )
     p.add_argument("--preset", choices=("playhouse-cpu", "playhouse-gpu", "smoke"), default="playhouse-cpu")
     p.add_argument("--out", type=Path, default=Path("runs/playhouse"), metavar="DIR",
@@ -517,9 +523,10 @@ def _add_train(p: argparse.ArgumentParser) -> None:
     p.add_argument("--hours", type=float, help="time to spend, instead of the preset's (not for timer)")
     p.add_argument(
         "--clips", type=_positive,
-        help="text, denoiser, all: clips of the playhouse to make and keep, instead of the preset's",
+        help="not for codec, decoder, timer: clips of the playhouse to make and keep, instead of the preset's",
     )  # fmt: skip
-    p.add_argument("--start", type=Path, metavar="DIR", help="all: weights to begin with (default: the shipped ones)")
+    p.add_argument("--start", type=Path, metavar="DIR",
+                   help="storyboards, picture, all: weights to begin with (default: the shipped ones)")  # fmt: skip
     p.set_defaults(run=_train)
 
 
@@ -575,15 +582,11 @@ def _evaluate(a: argparse.Namespace) -> int:
     from phonofilm.evaluate.run import evaluate_engine
 
     bar = _Bar(False)
-
-    def show(done: int, total: int) -> None:
-        bar.show("evaluate", done, total)
-
     try:
         text = evaluate_engine(
-            NativeEngine(a.weights), a.prompts, a.out, size=a.size, seconds=a.seconds, progress=show,
-            conditions=a.conditions, steps=a.steps, guidance=a.guidance, best_of=a.best_of,
-            match_guidance=a.match_guidance, workers=a.workers,
+            NativeEngine(a.weights), a.prompts, a.out, size=a.size, seconds=a.seconds, conditions=a.conditions,
+            progress=partial(bar.show, "evaluate"), workers=a.workers, reuse=a.reuse, steps=a.steps,
+            guidance=a.guidance, best_of=a.best_of, match_guidance=a.match_guidance,
         )  # fmt: skip
     finally:
         bar.close()

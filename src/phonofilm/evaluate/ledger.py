@@ -71,21 +71,9 @@ class CaseLedger(Ledger):
     def recall(self, case: Case) -> bool:
         """Fill in what was measured of a case before; whether anything was."""
         entry = self._found.get((case.split, case.seed))
-        if entry is None:
-            return False
-        for column, stored in entry["verdicts"].items():
-            case.verdicts[column] = Verdict(
-                [(row, kind, right) for row, kind, right in stored["rows"]],
-                [(act, _number(lag)) for act, lag in stored["blow_lags"]],
-                [_number(lag) for lag in stored["lip_lags"]],
-                _number(stored["rms_dbfs"]),
-                _number(stored["peak_dbfs"]),
-            )
-        case.fidelity = {name: _number(value) for name, value in entry["fidelity"].items()}
-        case.kind_psnr = [(kind, _number(value)) for kind, value in entry["kind_psnr"]]
-        case.shifts_ms = entry["shifts_ms"]
-        case.failed = entry["failed"]
-        return True
+        if entry is not None:
+            fill(case, entry)
+        return entry is not None
 
     def keep(self, cases: Sequence[Case]) -> None:
         """Add cases at the end of the file. Raises OutputError."""
@@ -97,6 +85,22 @@ class CaseLedger(Ledger):
             }
             for case in cases
         )  # fmt: skip
+
+
+def fill(case: Case, entry: Mapping[str, Any]) -> None:
+    """Fill in what an entry says was measured of a case."""
+    for column, stored in entry["verdicts"].items():
+        case.verdicts[column] = Verdict(
+            [(row, kind, right) for row, kind, right in stored["rows"]],
+            [(act, _number(lag)) for act, lag in stored["blow_lags"]],
+            [_number(lag) for lag in stored["lip_lags"]],
+            _number(stored["rms_dbfs"]),
+            _number(stored["peak_dbfs"]),
+        )
+    case.fidelity = {name: _number(value) for name, value in entry["fidelity"].items()}
+    case.kind_psnr = [(kind, _number(value)) for kind, value in entry["kind_psnr"]]
+    case.shifts_ms = entry["shifts_ms"]
+    case.failed = entry["failed"]
 
 
 def read_cases(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ import torch
 from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE, Audio, Clip
 from phonofilm.codec.metrics import log_spectral_distance, onset_shift_ms, psnr, psnr_in_boxes, ssim
 from phonofilm.errors import InputError
-from phonofilm.evaluate.ledger import CaseLedger
+from phonofilm.evaluate.ledger import CaseLedger, fill, read_cases
 from phonofilm.evaluate.report import summarise, write_report, write_sheets
 from phonofilm.evaluate.score import Verdict, judge
 from phonofilm.evaluate.shared import spread
@@ -43,6 +44,7 @@ SPLITS: Final = ("train_like", "held_out_combinations", "held_out_wordings")
 COLUMNS: Final = ("truth", "codec", "generated")
 FIRST_SEED: Final = 0  # of each split: scene k has seed FIRST_SEED + k
 BATCH: Final = 8  # clips that are filmed, coded and generated together
+ALIKE: Final = ("size", "seconds", "first_seed", "codec")  # settings of which truth and codec depend
 CLIPS: Final = "clips.jsonl"  # what was measured of each clip
 SHEETS: Final = 6  # clips of each split that are shown, the first ones
 
@@ -89,6 +91,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     workers: int = 1,
     players: Players | None = None,
+    reuse: Path | None = None,
 ) -> dict[str, Any]:
     """Measure truth, codec (if given) and generated clips (if a generator is given) on `prompts` scenes a split.
 
@@ -98,8 +101,10 @@ def evaluate(
     about: what is measured, as plain JSON, so that nothing else is added to it. extra: what else belongs to the
     results. progress(done, total) is called after each batch. workers: processes of one thread each that share the
     work, where there are more than one; `players` (a function that can be pickled) makes generator and codec in each of
-    them, in place of those here.
-    Raises ValueError for an unknown split and lengths outside 2 to 4 s, InputError for fewer than 1 prompt.
+    them, in place of those here. reuse: the folder of an evaluation whose columns of truth and codec are taken over,
+    where it has them, in place of measuring them again.
+    Raises ValueError for an unknown split and lengths outside 2 to 4 s, InputError for fewer than 1 prompt, and where
+    what is to be reused is of other clips or another codec.
     """
     if prompts < 1:
         raise InputError(f"prompts must be at least 1, got {prompts}")
@@ -110,7 +115,10 @@ def evaluate(
     if progress is not None and measured:
         progress(len(measured), len(every))
     known = {(case.split, case.seed) for case in measured}
-    batches = list(_batches([case for case in every if (case.split, case.seed) not in known]))
+    rest = [case for case in every if (case.split, case.seed) not in known]
+    if reuse is not None:
+        _take_over(rest, reuse, settings, ("truth", "codec") if codec is not None else ("truth",))
+    batches = list(_batches(rest))
     for some, shown in spread(partial(_measure, size=size), batches, (generator, codec), players, workers):
         measured += some
         if ledger is not None:
@@ -126,6 +134,19 @@ def evaluate(
     return results
 
 
+def _take_over(every: list[Case], folder: Path, settings: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """Fill in these columns from another evaluation, but for clips that are shown."""
+    about, entries = read_cases(folder)
+    if other := [name for name in ALIKE if about.get(name) != json.loads(json.dumps(settings.get(name)))]:
+        raise InputError(f"{folder} cannot be reused: it is an evaluation with another {', '.join(other)}", "reuse")
+    found = {(e["split"], e["seed"]): e for e in entries if not e["failed"] and set(columns) <= e["verdicts"].keys()}
+    for case in every:
+        entry = found.get((case.split, case.seed))
+        if entry is not None and not _is_shown(case):
+            verdicts = {column: entry["verdicts"][column] for column in columns}
+            fill(case, {**entry, "verdicts": verdicts})
+
+
 def _measure(
     tools: tuple[Generator | None, Codec | None], batch: list[Case], size: tuple[int, int]
 ) -> tuple[list[Case], list[tuple[Case, dict[str, Clip]]]]:
@@ -135,7 +156,7 @@ def _measure(
     shown = []
     for case, clips in zip(batch, _play(batch, size, generator, codec), strict=True):
         try:
-            case.verdicts = {column: judge(clip, case.scene, case.claims) for column, clip in clips.items()}
+            case.verdicts |= {column: judge(clip, case.scene, case.claims) for column, clip in clips.items()}
         except Exception as error:  # one clip in a thousand must not cost the others, and is counted
             log.exception("%s, seed %d cannot be judged", case.split, case.seed)
             case.failed = f"{type(error).__name__}: {error}"
@@ -165,7 +186,9 @@ def _batches(every: list[Case]) -> Iterator[list[Case]]:
 def _play(
     batch: list[Case], size: tuple[int, int], generator: Generator | None, codec: Codec | None
 ) -> list[dict[str, Clip]]:
-    """The clips of each case, by column."""
+    """The clips of each case, by column; truth and codec only where they are not yet judged."""
+    if all(case.verdicts for case in batch):
+        return [{"generated": clip} for clip in _generate(batch, size, generator)] or [{} for _ in batch]
     take = film([c.scene for c in batch], size, captions=[c.prompt for c in batch])
     frames, samples = take.frames.numpy(), take.audio.numpy()
     clips = [{"truth": clip_of(f, a)} for f, a in zip(frames, samples, strict=True)]
@@ -175,13 +198,17 @@ def _play(
         padded = torch.nn.functional.pad(take.audio, (0, whole - samples.shape[1]))
         made_samples = codec.decode_samples(codec.encode_samples(padded)).float().cpu().numpy()[:, : samples.shape[1]]
         for k, case in enumerate(batch):
-            clips[k]["codec"] = clip_of(made_frames[k], made_samples[k])
+            clips[k]["codec"], case.kind_psnr = clip_of(made_frames[k], made_samples[k]), []
             _fidelity(case, clips[k]["codec"], clips[k]["truth"], take.sights[k], take.performances[k].events)
-    if generator is not None:
-        made = generator([c.prompt for c in batch], [c.seed for c in batch], batch[0].scene.seconds, size)
-        for k, clip in enumerate(made):
-            clips[k]["generated"] = clip
+    for k, clip in enumerate(_generate(batch, size, generator)):
+        clips[k]["generated"] = clip
     return clips
+
+
+def _generate(batch: list[Case], size: tuple[int, int], generator: Generator | None) -> list[Clip]:
+    if generator is None:
+        return []
+    return generator([c.prompt for c in batch], [c.seed for c in batch], batch[0].scene.seconds, size)
 
 
 def clip_of(frames: np.ndarray[Any, np.dtype[np.uint8]], samples: np.ndarray[Any, np.dtype[np.float32]]) -> Clip:
@@ -213,12 +240,13 @@ def evaluate_engine(
     conditions: int = 0,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    reuse: Path | None = None,
     **wishes: Any,
 ) -> str:
     """Evaluate an engine (and its codec, if it has one) from prompts alone; returns the report as Markdown.
 
     conditions: clips on which the conditions of the built-in engine are measured as well; 0: not at all.
-    workers: processes that share the work, of the built-in engine alone.
+    workers: processes that share the work, of the built-in engine alone. reuse: see `evaluate`.
     wishes: fields of each `Request`, such as steps, guidance, best_of, match_guidance.
     """
     from phonofilm.engines.native import NativeEngine
@@ -232,7 +260,7 @@ def evaluate_engine(
     extra: dict[str, Any] = {}
     about: dict[str, Any] = {"engine": engine.capabilities.name, "wishes": wishes}
     if isinstance(engine, NativeEngine):
-        about |= {"weights": engine.digest, "defaults": asdict(engine.defaults)}
+        about |= {"weights": engine.digest, "codec": engine.codec.hash, "defaults": asdict(engine.defaults)}
     if conditions and isinstance(engine, NativeEngine):
         from phonofilm.evaluate.conditions import measure_conditions
 
@@ -241,7 +269,7 @@ def evaluate_engine(
     players = partial(_players, engine.folder, engine.defaults, wishes) if isinstance(engine, NativeEngine) else None
     results = evaluate(
         prompts, out, SPLITS, partial(_make, engine, wishes), codec, seconds=seconds, size=shape, about=about,
-        extra=extra, progress=progress, workers=workers, players=players,
+        extra=extra, progress=progress, workers=workers, players=players, reuse=reuse,
     )  # fmt: skip
     from phonofilm.evaluate.report import markdown
 

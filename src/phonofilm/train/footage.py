@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,7 @@ GROUP = 16  # clips that are filmed together
 SIZES = ("square", "square", "square", "portrait", "landscape")  # groups take turns
 SECONDS = (3.0, 2.0, 3.0, 4.0)
 SOUND = ("audio_z", "heard", "first_still", "last_still")  # what a batch of sound alone holds
+CANDIDATES = 8  # scenes of which the most demanding one is filmed, where those are wished
 SOUNDS = 4  # times as many clips in a batch of sound alone, whose strips are short
 TOKENS = 192  # of picture, in a square clip of 3 s: what a batch's nominal size refers to
 
@@ -49,17 +51,19 @@ def film_playhouse(
     device: str = "cpu",
     workers: int = 1,
     seed: int = 0,
+    hard: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[LatentCache]:
     """Film and encode playhouse clips until `directory` holds `clips`; goes on where an earlier call stopped.
 
     Group g is made by worker g % workers, a process of one thread each, into a cache of its own; what is filmed does
     not depend on the number of workers.
-    weights: the folder of the codec. progress: gets groups done, and groups in all.
+    weights: the folder of the codec. hard: share of the clips with demanding scenes, see `demand`; such films belong
+    into a directory of their own. progress: gets groups done, and groups in all.
     """
     groups = math.ceil(clips / GROUP)
     tasks = [
-        (weights, directory / f"{w:02d}-of-{workers:02d}", range(w, groups, workers), device, seed)
+        (weights, directory / f"{w:02d}-of-{workers:02d}", range(w, groups, workers), device, seed, hard)
         for w in range(workers)
     ]
     if workers == 1:
@@ -82,7 +86,13 @@ def film_playhouse(
 
 
 def _film_groups(
-    weights: Path, directory: Path, groups: range, device: str, seed: int, done: Callable[[int], None] | None = None
+    weights: Path,
+    directory: Path,
+    groups: range,
+    device: str,
+    seed: int,
+    hard: float,
+    done: Callable[[int], None] | None = None,
 ) -> LatentCache:
     """One worker's share; with no `done` it is a process of its own, which keeps to one thread."""
     from phonofilm.playhouse.playhouse import take
@@ -94,12 +104,28 @@ def _film_groups(
     for group in groups[len(cache) :]:
         name, seconds = group_plan(group)
         seeds = [seed * 1_000_000_007 + group * GROUP + k for k in range(GROUP)]
+        for k in range(round(hard * GROUP)):
+            first = 10**12 + seeds[k] * CANDIDATES  # far above the seeds of what is filmed otherwise
+            seeds[k] = max(range(first, first + CANDIDATES), key=lambda s: demand(s, seconds))
         shot = take(seeds, "train", seconds, FORMATS[name], codec.device)
         tensors = encode_batch(codec, shot.frames, shot.audio) | truth_maps(shot)
         cache.append(tensors, [{"seed": s, "seconds": seconds} for s in seeds])
         if done is not None:
             done(len(cache))
     return cache
+
+
+def demand(seed: int, seconds: float) -> float:
+    """How hard the scene of a seed is to paint: the speed of its fastest actor, in his own radii a frame, which only a
+    tenth of the frames exceeds; rain, of thin streaks, is the hardest."""
+    from phonofilm.playhouse.casting import draw_scene
+    from phonofilm.playhouse.stage import perform
+
+    play = perform(draw_scene(seed, "train", seconds=seconds))
+    if any(actor.kind == "rain" for actor in play.scene.actors):
+        return math.inf
+    speeds = [np.hypot(np.diff(track.x), np.diff(track.y)) / track.radius[1:] for track in play.tracks]
+    return max(float(np.quantile(speed, 0.9)) for speed in speeds)
 
 
 def film_folder(codec: Codec, out: Path, folder: Path) -> LatentCache:

@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 
+from phonofilm import checkpoint
 from phonofilm.codec.audio import AudioCodecConfig
 from phonofilm.codec.codec import AUDIO_FILE, VIDEO_FILE, Codec
 from phonofilm.codec.video import VideoCodecConfig
-from phonofilm.engines.native import shipped_weights
+from phonofilm.engines.native import SAMPLING_FILE, shipped_weights
 from phonofilm.errors import CheckpointError, InputError
 from phonofilm.files import replacing
 from phonofilm.model.denoiser import DenoiserConfig
+from phonofilm.model.timer import FILE as TIMER
 from phonofilm.text.encoder import TextEncoderConfig
 from phonofilm.text.matcher import MatcherConfig
 from phonofilm.text.tokenizer import Tokenizer
@@ -34,15 +36,15 @@ from phonofilm.train.codec import (
     train_decoder,
     train_video,
 )
-from phonofilm.train.denoiser import PAINTER, DenoiserTraining, Generator, Sheet, train_denoiser
+from phonofilm.train.denoiser import KIND, PAINTER, WEIGHTS, DenoiserTraining, Generator, Sheet, train_denoiser
 from phonofilm.train.footage import Footage, film_folder, film_playhouse
 from phonofilm.train.own import OwnClips
 from phonofilm.train.painted import channel_weights, painter
 from phonofilm.train.schedule import Plan
 from phonofilm.train.tasks import Tasks
-from phonofilm.train.text import TextTraining, train_text
+from phonofilm.train.text import MATCHER, TOKENIZER, TextTraining, train_text
 from phonofilm.train.timer import TimerTraining, train_timer
-from phonofilm.train.together import Together, train_together
+from phonofilm.train.together import BOARDS, PICTURE, Together, merge, train_together
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Preset:
     text_clips: int  # of them, enough for the matcher
     models: dict[str, Any] = field(default_factory=dict)  # sizes other than the defaults: video, audio, matcher, ...
     timer: TimerTraining = field(default_factory=TimerTraining)
+    more_clips: int = 2_000  # that are filmed where one goes on with weights that are there, see `_more`
 
 
 def _stages(first: Plan, second: Plan, third: Plan, **options: Any) -> tuple[Stage, ...]:
@@ -133,7 +136,7 @@ def smoke() -> Preset:
             Plan(steps=4, warmup=2), Plan(steps=2, warmup=1), Plan(steps=2, warmup=1), denoiser=TINY_DENOISER,
             compile=False,
         ),
-        batch=4, clips=16, text_clips=16, timer=TimerTraining(scenes=32, steps=4, batch=8),
+        batch=4, clips=16, text_clips=16, more_clips=16, timer=TimerTraining(scenes=32, steps=4, batch=8),
         models={
             "video": VideoCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
             "audio": AudioCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
@@ -146,8 +149,14 @@ def smoke() -> Preset:
 OPTIONS: dict[str, set[str]] = {
     "codec": {"data", "hours"}, "decoder": {"data", "hours"}, "text": {"data", "hours", "clips"},
     "denoiser": {"data", "hours", "clips"}, "timer": set(), "all": {"hours", "clips", "start"},
+    "storyboards": {"hours", "clips", "start"}, "picture": {"hours", "clips", "start"},
 }  # fmt: skip
 """What else each step may be told than preset and folder."""
+
+MORE = (BOARDS, PICTURE)
+"""Parts of the denoiser, stages of its training, that can go on by themselves."""
+HARD = 0.75
+"""Share of the clips, where the picture goes on, whose scenes are hard to paint."""
 
 PRESETS = {"playhouse-cpu": playhouse_cpu, "playhouse-gpu": playhouse_gpu, "smoke": smoke}
 
@@ -164,8 +173,9 @@ def train(
 ) -> None:
     """Train "codec", "text", "denoiser" or "timer" into `out`; each needs what stands before it, but for the timer,
     which needs nothing. "decoder" goes on with the picture's decoder alone, at any time: latents, matcher and denoiser
-    stay valid. "all" goes on with everything at once, from the weights in `start` (the shipped ones): that needs a
-    large GPU, see `together`.
+    stay valid. "storyboards" (with text and sound) and "picture" go on with these parts of the denoiser in `start` (the
+    shipped weights), whatever its size; `out` gets all that a film needs. "all" goes on with everything at once, from
+    the weights in `start`, too: that needs a large GPU, see `together`.
 
     folder: captioned clips instead of the playhouse. hours, clips: instead of the preset's. See `OPTIONS` for which
     step knows which. Raises InputError when something is missing, or given to a step that does not know it.
@@ -205,6 +215,9 @@ def train(
         return
     if what == "timer":
         _train_timer(out, p.timer)
+        return
+    if what in MORE:
+        _more(what, p, out, start or shipped_weights(), hours, clips, device)
         return
     for file in (VIDEO_FILE, AUDIO_FILE):
         if not (out / file).exists():
@@ -251,6 +264,34 @@ def train(
             out, replace(stage.training, plan=plan), footage, tokenizer, text=sizes,
             sheet=_sheet(out, codec, tokenizer), channel_weights=channel_weights(codec, footage), device=device,
         )  # fmt: skip
+
+
+def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, clips: int | None, device: str) -> None:
+    """Go on with a part of the denoiser in `start`: slower, since it has learnt before. See `train`."""
+    stored = checkpoint.load(start / WEIGHTS, kind=KIND)
+    for file in (VIDEO_FILE, AUDIO_FILE, TOKENIZER, MATCHER, TIMER, SAMPLING_FILE):
+        if (start / file).exists() and not (out / file).exists():
+            with replacing(out / file) as beside:
+                copyfile(start / file, beside)
+    stage = next(stage for stage in p.denoiser if stage.training.stage == what)
+    codec, tokenizer = Codec.load(out, device), Tokenizer.load(out / TOKENIZER)
+    _belongs(out, "denoiser", codec)
+    footage = _footage(codec, out, None, clips or p.more_clips, p.batch, HARD if what == PICTURE else 0.0)
+    footage.boards, footage.sounds, footage.speakers = stage.boards, stage.sounds, 0.6 * stage.speakers
+    footage.sketches, footage.even = 2 * stage.sketches, 0.2
+    plan = replace(stage.training.plan, decay=0.7)
+    training = replace(
+        stage.training, plan=plan if hours is None else replace(plan, steps=None, hours=hours), after=None,
+        start=str(start / WEIGHTS), denoiser=DenoiserConfig(**stored.config["denoiser"]), average=0.998,
+        muon_rate=0.4 * stage.training.muon_rate, adamw_rate=0.4 * stage.training.adamw_rate,
+    )  # fmt: skip
+    train_denoiser(
+        out / what, training, footage, tokenizer, text=TextEncoderConfig(**stored.config["text"]),
+        sheet=_sheet(out, codec, tokenizer), channel_weights=channel_weights(codec, footage), device=device,
+    )  # fmt: skip
+    parts = {part: out / part / WEIGHTS for part in MORE}
+    boards, picture = (path if path.exists() else start / WEIGHTS for path in parts.values())
+    merge(boards, picture, out / WEIGHTS, int(stored.config.get("trained", {}).get("steps", 0)))
 
 
 def _belongs(out: Path, what: str, codec: Codec) -> None:
@@ -338,6 +379,7 @@ def _footage(
     folder: Path | None,
     clips: int,
     batch: int,
+    hard: float = 0.0,
 ) -> Footage:
     from tqdm import tqdm
 
@@ -351,8 +393,8 @@ def _footage(
 
         device = str(codec.device)
         workers = max(1, os.cpu_count() or 1) if device == "cpu" and clips > 64 else 1
-        folder = out / f"playhouse-{codec.hash[:12]}"
-        caches = film_playhouse(out, folder, clips, device=device, workers=workers, progress=show)
+        folder = out / f"{'hard' if hard else 'playhouse'}-{codec.hash[:12]}"
+        caches = film_playhouse(out, folder, clips, device=device, workers=workers, hard=hard, progress=show)
         return Footage(caches, batch)
 
 

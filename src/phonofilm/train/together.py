@@ -168,7 +168,7 @@ def merge(boards: Path, picture: Path, target: Path, before: int = 0, int8: str 
     """
     one, two = checkpoint.load(boards, kind=KIND), checkpoint.load(picture, kind=KIND)
     tensors = {n: (two if n.startswith(PAINTER) else one).tensors[n] for n in one.tensors}
-    first, second = (stored.config["trained"] for stored in (one, two))
+    first, second = ({"steps": 0, "seconds": 0.0, **stored.config.get("trained", {})} for stored in (one, two))
     trained = {
         "steps": first["steps"] + second["steps"] - before, "seconds": max(first["seconds"], second["seconds"])
     }  # fmt: skip
