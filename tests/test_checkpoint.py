@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 
 import numpy as np
 import pytest
@@ -169,6 +171,18 @@ def test_what_is_not_plain_is_refused_before_writing(tmp_path, value):
     with pytest.raises(TypeError, match="training state"):
         save_state(tmp_path / "s.safetensors", {"a": value})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_others_may_read_weights_where_they_may_read_other_files(tmp_path, weights, mask):
+    old = os.umask(mask)
+    try:
+        save(tmp_path / "w.safetensors", weights, kind="test")
+        save_state(tmp_path / "w.state", weights)
+    finally:
+        os.umask(old)
+    for file in tmp_path.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o666 & ~mask, file
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, weights, monkeypatch):

@@ -252,4 +252,5 @@ def test_to_export_needs_no_diffusers(weights: Path, tmp_path: Path) -> None:
     )
     path = os.pathsep.join(place for place in sys.path if place.endswith("src"))
     env = {**os.environ, "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "x"), str(weights)], check=True, env=env)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "x"), str(weights)], check=True, env=env, umask=0o022)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "x").rglob("*.*") if file.is_file()} == {0o644}

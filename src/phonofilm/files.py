@@ -36,8 +36,11 @@ def replacing(path: Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         os.fchmod(handle, 0o666 & ~mask)
+        ours = os.fstat(handle).st_ino
         os.close(handle)
         yield beside
+        if beside.stat().st_ino != ours:  # some libraries put a file of their own there, which nobody else could read
+            beside.chmod(0o666 & ~mask)
         os.replace(beside, path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -25,6 +25,7 @@ from phonofilm.engines.hub.card import card
 from phonofilm.engines.hub.layout import CONFIG, PARTS, PIPELINE, POINTER, PREFIX, WEIGHTS, pointer, write_index
 from phonofilm.engines.native import NativeEngine
 from phonofilm.errors import InputError, OutputError
+from phonofilm.files import replacing
 
 ROOT: Final = Path(__file__).resolve().parents[2]  # of the package
 HUB: Final = "phonofilm.engines.hub"
@@ -90,7 +91,8 @@ def _fill(
     for name, (config, tensors) in parts.items():
         place = folder / name
         place.mkdir()
-        save_file({f"net.{k}": v.contiguous() for k, v in tensors.items()}, place / WEIGHTS, metadata={"format": "pt"})
+        with replacing(place / WEIGHTS) as beside:
+            save_file({f"net.{k}": v.contiguous() for k, v in tensors.items()}, beside, metadata={"format": "pt"})
         text = json.dumps({"_class_name": PARTS[name], **version, **config}, indent=2, ensure_ascii=False)
         (place / CONFIG).write_text(text + "\n", encoding="utf-8")
         (place / f"{POINTER}.py").write_text(pointer(name, flat(f"{HUB}.parts")), encoding="utf-8")
