@@ -30,6 +30,7 @@ from phonofilm.storyboard import (
     WORTH,
     channels,
     from_tokens,
+    heard_later,
     hold,
     outline,
     poses,
@@ -101,6 +102,28 @@ def test_hits_tell_their_instants_exactly() -> None:
             near = slice(max(0, int(time * FPS - 0.5)), int(time * FPS - 0.5) + 2)
             instants = (np.arange(len(hits))[near] + 0.5) / FPS
             assert (hits[near] * instants).sum() / ON == pytest.approx(time, abs=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 1 / FPS])
+def test_what_falls_is_heard_later_and_nothing_else_changes(seconds: float) -> None:
+    scene = Scene((DRUM, Actor("ball", "bounce", "red", material="rubber", count=2)), seconds=3.0, seed=5)
+    tokens = to_tokens(storyboard(perform(scene)))[None]
+    later = heard_later(tokens, seconds)
+    before, after = (frames_of(from_tokens(x)[0], "hit", 1) for x in (tokens, later))
+    instants = (np.arange(len(before)) + 0.5) / FPS
+    assert after.sum() == pytest.approx(before.sum(), rel=1e-4) and before.sum() > ON
+    assert ((after - before) * instants).sum() / before.sum() == pytest.approx(seconds, abs=1e-5)
+    differ = (later != tokens).any(1)[0]
+    hits = torch.zeros_like(differ)
+    hits[channels("hit", 1)] = True
+    assert not (differ & ~hits).any() and differ.any() == (seconds > 0)
+
+
+def test_blows_are_not_moved_back_nor_by_more_than_a_frame() -> None:
+    with pytest.raises(ValueError, match=r"0 to 0\.0625, got -0\.01"):
+        heard_later(torch.zeros(1, 4, 128), -0.01)
+    with pytest.raises(ValueError, match=r"got 0\.1"):
+        heard_later(torch.zeros(1, 4, 128), 0.1)
 
 
 def test_a_still_picture_holds_one_frame() -> None:

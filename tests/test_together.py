@@ -21,6 +21,7 @@ from phonofilm.errors import InputError
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig
 from phonofilm.playhouse.casting import draw_scene
 from phonofilm.playhouse.playhouse import film as take_film
+from phonofilm.storyboard import FACES, channels, from_tokens
 from phonofilm.train import reel, together, vault
 from phonofilm.train.alignment import truth_maps
 from phonofilm.train.codec import AudioTraining, VideoTraining, actor_weights
@@ -71,6 +72,19 @@ def test_batches_made_ahead_are_the_batches(weights: Path) -> None:
         for name, value in wanted.items():
             if isinstance(value, torch.Tensor):
                 assert torch.equal(made[name].to(value.dtype), value), name
+
+
+def test_fresh_scenes_are_of_those_that_are_wished(weights: Path) -> None:
+    """Who plays is seen on the storyboard: which slots anybody stands in, and of which kind."""
+    footage = Footage(filmed(weights, 8), 10, boards=1.0, sketches=2, speakers=0.3, pairs=0.5)
+    batch = footage.at(0)
+    board = from_tokens(batch["board"])
+    there = [board[..., channels("kind", slot)].amax((1, 2)) > 0 for slot in range(2)]
+    assert len(batch["captions"]) == 20 and bool(there[0].all())
+    assert not there[1][:6].any() and bool(there[1][6:16].all())
+    faces = board[:6, 0, channels("kind", 0)].argmax(-1)
+    assert {int(kind) for kind in faces} <= set(FACES)
+    assert len(set(batch["captions"])) == 20
 
 
 def test_a_reel_grows_while_it_is_learnt_from(weights: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from phonofilm.latents import BOARD_CHANNELS, COLUMNS_PER_LATENT, FRAMES_PER_LATENT, PATCH, TOKEN_WIDTH
+from phonofilm.latents import BOARD_CHANNELS, COLUMNS_PER_LATENT, FPS, FRAMES_PER_LATENT, PATCH, TOKEN_WIDTH
 
 SLOTS: Final = 2  # actors at most; one that is missing is 0 everywhere
 ON: Final = 2.0  # value of what is so, among choices, and of a hit at the instant of a frame
@@ -65,6 +65,7 @@ OF_SCENE: Final = {"pan": 1, "zoom": 1, "wall": 2, "floor": 3, "light": 4, "sky"
 """Channels of all. Camera: tokens to the right, scale less 1 in `ZOOM_UNIT`. Wall: half width, height in tokens.
 Sky: sine and cosine of what clouds and hills, and sun and window, depend on. Looks: skin, hair, streaks of rain."""
 FACES: Final = (8, 9, 10)  # numbers of the kinds that speak
+FALLING: Final = (0, 1)  # those of balls and boxes, which fall, bounce and collide
 RAIN: Final = 7  # number of the kind that is rain
 CLAIMS: Final = {
     **{
@@ -239,6 +240,24 @@ def blows(board_BTD: Tensor) -> Tensor:
     they are not sure of it."""
     board = from_tokens(board_BTD)
     return torch.stack([board[..., channels("hit", k)].clamp(min=0).sum((-2, -1)) / ON for k in range(SLOTS)], dim=-1)
+
+
+def heard_later(board_BTD: Tensor, seconds: float) -> Tensor:
+    """The same storyboards on the strip, where every hit of what falls (`FALLING`) comes `seconds` later, from 0 to a
+    frame (1/16 s): a part of what stands in a frame goes over to the next one, so that the mean of the instants moves
+    by exactly that. What would come after the end is gone. Raises ValueError for other seconds."""
+    share = seconds * FPS
+    if not 0 <= share <= 1:
+        raise ValueError(f"seconds must be from 0 to {1 / FPS:g}, got {seconds:g}")
+    plain, falls_BK = from_tokens(board_BTD), _are(board_BTD, FALLING)
+    moved_BTD = torch.zeros_like(board_BTD, dtype=torch.bool)
+    for slot in range(SLOTS):
+        span = channels("hit", slot)
+        hits_BN = plain[..., span].flatten(-2)
+        before_BN = torch.nn.functional.pad(hits_BN, (1, 0))[..., :-1]
+        plain[..., span] = torch.lerp(hits_BN, before_BN, share).view_as(plain[..., span])
+        moved_BTD[..., span] = falls_BK[..., slot, None, None] & bool(share)
+    return torch.where(moved_BTD, to_tokens(plain), board_BTD)  # all else bitwise as it was
 
 
 def with_lips(board_BTD: Tensor, other_BTD: Tensor) -> Tensor:

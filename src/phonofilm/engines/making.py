@@ -32,6 +32,7 @@ from phonofilm.latents import Geometry, Latents
 from phonofilm.model.denoiser import Denoiser
 from phonofilm.model.timer import Timer
 from phonofilm.request import Request
+from phonofilm.storyboard import heard_later
 from phonofilm.text.encoder import TextEncoder, trim
 from phonofilm.text.tokenizer import Tokenizer
 
@@ -59,6 +60,7 @@ class Defaults:
     picture_guidance: float = 1.4  # of the picture, by its storyboard
     rain_guidance: float = 2.5  # of a picture in which it rains: streaks that nobody can foretell come out faint
     board_guidance: float = 1.5  # of the storyboard, whose numbers more would bend
+    hit_delay: float = 0.02  # seconds by which what falls is heard later than drawn, since it is seen later, smeared
     shift: float = SHIFT  # of the time grid
 
 
@@ -313,7 +315,7 @@ class Maker(ABC):
                 lambda x, m, g: chosen(script.led(g, x[:, g.board]), x, m, shifted_times(d.lips, d.shift), watch),
                 lambda x, m: draw_board(script.drawing, x, m, g, noise_BKTD[:, 0], chosen, rest, watch),
             )  # fmt: skip
-        return timed(board_BTD)
+        return heard_later(timed(board_BTD), d.hit_delay)
 
     def _given_picture(self, strip: Latents) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:
         """Where a part of the picture is given: how badly a storyboard explains it, (N, T, D) → (N, T), and of which

@@ -201,13 +201,14 @@ class Footage:
         sketches: int = 8,
         speakers: float = 0.0,
         even: float = 0.0,
+        pairs: float = 0.0,
     ) -> None:
         """boards: share of batches that are storyboards alone, of scenes that were never filmed, `sketches` times as
         many clips as in others; None for no storyboards at all. Clips of a folder have none. sounds: share of the
         others that are sound and storyboard. speakers: share of the fresh scenes that is a face alone; even: share
-        that is of one kind, each alike."""
+        that is of one kind, each alike; pairs: share in which two actors play."""
         self.batch, self.seed, self.boards, self.sounds = batch, seed, boards, sounds
-        self.sketches, self.speakers, self.even = sketches, speakers, even
+        self.sketches, self.speakers, self.even, self.pairs = sketches, speakers, even, pairs
         ready = [c for c in caches if isinstance(c, Bucket)]
         self.buckets = ready or gather([c for c in caches if isinstance(c, LatentCache)])
 
@@ -268,7 +269,9 @@ class Footage:
         first, *draws = torch.randint(2**31, (1 + self.sketches * self.batch,), generator=generator).tolist()
         # far above the seeds of what is filmed, and of what is measured
         seeds = [2**40 + first * len(draws) + k for k in range(len(draws))]
-        faces, even = (round(share * len(seeds)) for share in (self.speakers, self.even))
+        faces, even, pairs = (round(share * len(seeds)) for share in (self.speakers, self.even, self.pairs))
+        for k in range(faces + even, min(faces + even + pairs, len(seeds))):
+            seeds[k] = in_company(seeds[k])
 
         def kinds(k: int, seed: int) -> dict[str, Any]:
             if k < faces:
@@ -295,6 +298,15 @@ class Footage:
 def one_kind(seed: int) -> tuple[str]:
     """A kind of actor for this seed, each alike: the usual proportions make birds and rain rare."""
     return (KINDS[seed % len(KINDS)],)
+
+
+def in_company(seed: int) -> int:
+    """The first seed from this one on, in strides of 2**42, in whose scene two actors play: most have one."""
+    from phonofilm.playhouse.casting import draw_scene
+
+    while len(draw_scene(seed, "train").actors) < 2:
+        seed += 2**42
+    return seed
 
 
 @dataclass(frozen=True)

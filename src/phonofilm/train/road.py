@@ -277,8 +277,8 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
     codec, tokenizer = Codec.load(out, device), Tokenizer.load(out / TOKENIZER)
     _belongs(out, "denoiser", codec)
     footage = _footage(codec, out, None, clips or p.more_clips, p.batch, HARD if what == PICTURE else 0.0)
-    footage.boards, footage.sounds, footage.speakers = stage.boards, stage.sounds, 0.6 * stage.speakers
-    footage.sketches, footage.even = 2 * stage.sketches, 0.2
+    footage.boards, footage.sounds, footage.sketches = stage.boards, stage.sounds, 2 * stage.sketches
+    footage.speakers, footage.even, footage.pairs = 0.15, 0.15, 0.5  # who is who of two is learnt last
     plan = replace(stage.training.plan, decay=0.7)
     training = replace(
         stage.training, plan=plan if hours is None else replace(plan, steps=None, hours=hours), after=None,
