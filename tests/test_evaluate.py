@@ -232,25 +232,27 @@ def test_what_does_not_depend_on_the_generator_is_taken_over_from_another_evalua
         return film(scenes, *args, **options)
 
     monkeypatch.setattr("phonofilm.evaluate.run.film", counting)
+    monkeypatch.setattr("phonofilm.evaluate.run.BATCH", 2)
+    monkeypatch.setattr("phonofilm.evaluate.run.SHEETS", 1)
     split, one = ("train_like",), {"codec": "one"}
-    evaluate(9, tmp_path / "first", split, grey(0), seconds=2.0, about=one | {"weights": "a"})
-    assert filmed == [8, 1]
+    evaluate(3, tmp_path / "first", split, grey(0), seconds=2.0, about=one | {"weights": "a"})
+    assert filmed == [2, 1]
     lines = (tmp_path / "first" / "clips.jsonl").read_text().splitlines()
     entry = json.loads(lines[-1])
     entry["verdicts"]["truth"]["rows"] = [["actor", "box", False]]  # so that it is seen where truth comes from
     (tmp_path / "first" / "clips.jsonl").write_text("\n".join([*lines[:-1], json.dumps(entry)]) + "\n")
     filmed.clear()
     about = one | {"weights": "b"}
-    evaluate(9, tmp_path / "second", split, grey(90), seconds=2.0, about=about, reuse=tmp_path / "first")
-    assert filmed == [8]  # the first ones are shown
+    evaluate(3, tmp_path / "second", split, grey(90), seconds=2.0, about=about, reuse=tmp_path / "first")
+    assert filmed == [2]  # the first one is shown
     found = [json.loads(line) for line in (tmp_path / "second" / "clips.jsonl").read_text().splitlines()[1:]]
-    assert [e["seed"] for e in found] == list(range(9))
-    assert found[8]["verdicts"]["truth"] == entry["verdicts"]["truth"]
-    assert found[7]["verdicts"]["truth"]["rows"] != entry["verdicts"]["truth"]["rows"]
+    assert [e["seed"] for e in found] == [0, 1, 2]
+    assert found[2]["verdicts"]["truth"] == entry["verdicts"]["truth"]
+    assert found[1]["verdicts"]["truth"]["rows"] != entry["verdicts"]["truth"]["rows"]
     assert all(e["verdicts"]["generated"]["rows"] for e in found)
     for seconds, codec in ((2.5, "one"), (2.0, "other")):
         with pytest.raises(InputError, match=r"cannot be reused.*another (seconds|codec)"):
-            evaluate(9, None, split, grey(0), seconds=seconds, about={"codec": codec}, reuse=tmp_path / "first")
+            evaluate(3, None, split, grey(0), seconds=seconds, about={"codec": codec}, reuse=tmp_path / "first")
 
 
 def test_a_clip_that_cannot_be_judged_is_counted_and_the_others_go_on(tmp_path):

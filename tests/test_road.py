@@ -36,7 +36,10 @@ def test_smoke_preset_goes_the_whole_road_and_resumes(tmp_path: Path) -> None:
     assert media.read(film).seconds == pytest.approx(2, abs=0.05)
 
 
-def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(tmp_path: Path) -> None:
+def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phonofilm.train.footage.GROUP", 4)
     start, out = make_weights(tmp_path / "start"), tmp_path / "more"
 
     def parts() -> dict[bool, dict[str, torch.Tensor]]:
@@ -47,18 +50,19 @@ def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(tm
         return sum(not torch.equal(one[name], two[name]) for name in one)
 
     before = checkpoint.load(start / WEIGHTS)
-    assert main(["train", "storyboards", "--preset", "smoke", "--start", str(start), "--out", str(out)]) == 0
+    options = ["--preset", "smoke", "--clips", "4", "--start", str(start), "--out", str(out)]
+    assert main(["train", "storyboards", *options]) == 0
     first = parts()
     assert differ(first[False], before.tensors) > len(first[False]) // 2
     painted = {name: weight.bfloat16().float() for name, weight in before.tensors.items() if name in first[True]}
     assert not differ(painted, first[True])
-    assert main(["train", "picture", "--preset", "smoke", "--start", str(start), "--out", str(out)]) == 0
+    assert main(["train", "picture", *options]) == 0
     second = parts()
     assert differ(second[True], first[True]) > len(first[True]) // 2 and not differ(first[False], second[False])
     done = checkpoint.load(out / WEIGHTS)
     assert done.config["trained"]["steps"] == before.config.get("trained", {}).get("steps", 0) + 4
     for what in MORE:  # finished: nothing changes, in whatever order they come
-        train(what, "smoke", out, start=start)
+        train(what, "smoke", out, start=start, clips=4)
     assert checkpoint.load(out / WEIGHTS).hash == done.hash
     assert join(NativeEngine(out).generate(Request("a red ball bounces", seconds=2.0)))[0].frames.shape[0] == 32
 
