@@ -61,10 +61,30 @@ def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(
     assert differ(second[True], first[True]) > len(first[True]) // 2 and not differ(first[False], second[False])
     done = checkpoint.load(out / WEIGHTS)
     assert done.config["trained"]["steps"] == before.config.get("trained", {}).get("steps", 0) + 4
+    spent = [checkpoint.load(out / part / WEIGHTS).config["trained"]["seconds"] for part in MORE]
+    before_seconds = before.config.get("trained", {}).get("seconds", 0.0)
+    assert done.config["trained"]["seconds"] == pytest.approx(sum(spent) - before_seconds)
     for what in MORE:  # finished: nothing changes, in whatever order they come
         train(what, "smoke", out, start=start, clips=4)
     assert checkpoint.load(out / WEIGHTS).hash == done.hash
     assert join(NativeEngine(out).generate(Request("a red ball bounces", seconds=2.0)))[0].frames.shape[0] == 32
+
+
+def test_parts_go_on_in_no_folder_that_holds_other_things(tmp_path: Path) -> None:
+    start, own = make_weights(tmp_path / "start"), make_weights(tmp_path / "own")
+    kept = {file.name: file.read_bytes() for file in own.iterdir()}
+    with pytest.raises(InputError, match="is there already: name another folder"):
+        train("storyboards", "smoke", own, start=start)
+    assert {file.name: file.read_bytes() for file in own.iterdir()} == kept
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "start.hash").write_text("of others\n")
+    with pytest.raises(InputError, match="went on with other weights"):
+        train("picture", "smoke", tmp_path / "more", start=start)
+    stored = checkpoint.load(start / WEIGHTS)
+    bare = {**stored.config, "denoiser": {**stored.config["denoiser"], "storyboard": False}}
+    checkpoint.save(start / WEIGHTS, stored.tensors, kind="denoiser", config=bare)
+    with pytest.raises(InputError, match="knows no storyboard"):
+        train("picture", "smoke", tmp_path / "other", start=start)
 
 
 def test_steps_need_what_stands_before_them(tmp_path: Path) -> None:

@@ -269,20 +269,23 @@ def train(
 def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, clips: int | None, device: str) -> None:
     """Go on with a part of the denoiser in `start`: slower, since it has learnt before. See `train`."""
     stored = checkpoint.load(start / WEIGHTS, kind=KIND)
+    config = DenoiserConfig(**stored.config["denoiser"])
+    if not config.storyboard:
+        raise InputError(f"{start / WEIGHTS} knows no storyboard, so that it has no such part to go on with", "start")
+    _goes_on(out, start, stored.hash)
     for file in (VIDEO_FILE, AUDIO_FILE, TOKENIZER, MATCHER, TIMER, SAMPLING_FILE):
         if (start / file).exists() and not (out / file).exists():
             with replacing(out / file) as beside:
                 copyfile(start / file, beside)
     stage = next(stage for stage in p.denoiser if stage.training.stage == what)
     codec, tokenizer = Codec.load(out, device), Tokenizer.load(out / TOKENIZER)
-    _belongs(out, "denoiser", codec)
     footage = _footage(codec, out, None, clips or p.more_clips, p.batch, HARD if what == PICTURE else 0.0)
     footage.boards, footage.sounds, footage.sketches = stage.boards, stage.sounds, 2 * stage.sketches
     footage.speakers, footage.even, footage.pairs = 0.15, 0.15, 0.5  # who is who of two is learnt last
     plan = replace(stage.training.plan, decay=0.7)
     training = replace(
         stage.training, plan=plan if hours is None else replace(plan, steps=None, hours=hours), after=None,
-        start=str(start / WEIGHTS), denoiser=DenoiserConfig(**stored.config["denoiser"]), average=0.998,
+        start=str(start / WEIGHTS), denoiser=config, average=0.998,
         muon_rate=0.4 * stage.training.muon_rate, adamw_rate=0.4 * stage.training.adamw_rate,
     )  # fmt: skip
     train_denoiser(
@@ -291,7 +294,22 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
     )  # fmt: skip
     parts = {part: out / part / WEIGHTS for part in MORE}
     boards, picture = (path if path.exists() else start / WEIGHTS for path in parts.values())
-    merge(boards, picture, out / WEIGHTS, int(stored.config.get("trained", {}).get("steps", 0)))
+    merge(boards, picture, out / WEIGHTS, stored.config.get("trained", {}), side_by_side=False)
+
+
+def _goes_on(out: Path, start: Path, digest: str) -> None:
+    """Note of which weights the parts in `out` go on with. Raises InputError where it holds other things, which would
+    be lost or would not fit."""
+    note = out / "start.hash"
+    if note.exists():
+        if note.read_text(encoding="utf-8").strip() != digest:
+            raise InputError(f"{out} went on with other weights than {start}: name another folder", "start")
+        return
+    others = [file for file in (VIDEO_FILE, AUDIO_FILE, TOKENIZER, WEIGHTS) if (out / file).exists()]
+    if others:
+        raise InputError(f"{out / others[0]} is there already: name another folder, or begin with this one (--start)")
+    with replacing(note) as beside:
+        beside.write_text(digest + "\n", encoding="utf-8")
 
 
 def _belongs(out: Path, what: str, codec: Codec) -> None:

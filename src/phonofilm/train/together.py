@@ -18,7 +18,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -156,22 +156,32 @@ def train_together(start: Path, out: Path, recipe: Together, device: str = "cuda
         process.join()
     if not any(process.exitcode for process in processes[:4]):
         earlier = checkpoint.load(start / WEIGHTS, kind=KIND).config.get("trained", {})
-        merge(out / BOARDS / WEIGHTS, out / PICTURE / WEIGHTS, out / WEIGHTS, earlier.get("steps", 0))
+        merge(out / BOARDS / WEIGHTS, out / PICTURE / WEIGHTS, out / WEIGHTS, earlier)
     if failed := [p.name.lstrip("_") for p in processes if p.exitcode]:
         raise PhonofilmError(f"training failed in: {', '.join(failed)}")
 
 
-def merge(boards: Path, picture: Path, target: Path, before: int = 0, int8: str | None = INT8) -> str:
+def merge(
+    boards: Path,
+    picture: Path,
+    target: Path,
+    before: Mapping[str, Any] | None = None,
+    int8: str | None = INT8,
+    side_by_side: bool = True,
+) -> str:
     """Write a denoiser whose painter is that of `picture` and whose all else is that of `boards`; returns its hash.
 
-    before: steps that both had behind them when they began.
+    before: "steps" and "seconds" that both had behind them when they began. side_by_side: whether they learnt at the
+    same time, so that the longer one's seconds count; else those of both do.
     """
     one, two = checkpoint.load(boards, kind=KIND), checkpoint.load(picture, kind=KIND)
     tensors = {n: (two if n.startswith(PAINTER) else one).tensors[n] for n in one.tensors}
-    first, second = ({"steps": 0, "seconds": 0.0, **stored.config.get("trained", {})} for stored in (one, two))
-    trained = {
-        "steps": first["steps"] + second["steps"] - before, "seconds": max(first["seconds"], second["seconds"])
-    }  # fmt: skip
+    nothing = {"steps": 0, "seconds": 0.0}
+    shared = {**nothing, **(before or {})}
+    first, second = ({**nothing, **stored.config.get("trained", {})} for stored in (one, two))
+    trained = {name: first[name] + second[name] - shared[name] for name in nothing}
+    if side_by_side:
+        trained["seconds"] = max(first["seconds"], second["seconds"])
     config = {**one.config, "trained": trained}
     return checkpoint.save(target, tensors, kind=KIND, config=config, storage="bf16", int8=int8)
 
