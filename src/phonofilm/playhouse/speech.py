@@ -157,8 +157,22 @@ def say(
     return _say(word, voice, round(pitch / PITCH_STEP) * PITCH_STEP, _check(word, tempo), sample_rate)
 
 
-@lru_cache(maxsize=4096)
-def _say(word: str, voice: str, pitch: float, tempo: float, sample_rate: int) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class _Way:
+    """All of a word that does not depend on the pitch. N samples, K frames of two hops, F frequencies."""
+
+    seconds: float
+    times_N: Floats
+    hop: int
+    bins: int
+    level_N: Floats  # of the voice
+    breath_N: Floats  # noise that goes through the throat
+    tract_KF: NDArray[np.complex128]  # the throat
+    hiss_KF: NDArray[np.complex128]  # noise that arises at the lips and teeth
+
+
+@lru_cache(maxsize=8)
+def _way(word: str, voice: str, tempo: float, sample_rate: int) -> _Way:
     speaker, score = _SPEAKERS[voice], _score(word, tempo)
     segments = score.segments
     count = round(score.seconds * sample_rate)
@@ -170,18 +184,25 @@ def _say(word: str, voice: str, pitch: float, tempo: float, sample_rate: int) ->
     hiss_N = score.track([s.hiss for s in segments], times_N, _BURST_BLEND, outside=0.0)
     noise_N = np.random.default_rng(crc32(word.encode())).standard_normal(count)
 
-    middle = speaker.pitch * 2 ** ((pitch - 0.5) / 2)
-    hertz_N = middle * (1 + speaker.fall * (0.5 - times_N / score.seconds))
-    voiced_N = _pulses(2 * np.pi * np.cumsum(hertz_N) / sample_rate, int(0.48 * sample_rate / hertz_N.max()))
-
     hop = sample_rate // 100
     centres_K = (np.arange(-(-count // hop) + 1) * hop) / sample_rate
     if voice == "robot":  # its mouth has few positions
         centres_K = np.round(centres_K / 0.05) * 0.05
     bins = 1 << (6 * hop - 1).bit_length()
     tract_KF, narrow_KF = _filters(score, centres_K, speaker.tract, np.fft.rfftfreq(bins, 1 / sample_rate), sample_rate)
-    spectrum_KF = _frames(voiced_N * level_N + noise_N * breath_N, hop, bins) * tract_KF
-    spectrum_KF += _frames(noise_N * hiss_N, hop, bins) * narrow_KF
+    hiss_KF = _frames(noise_N * hiss_N, hop, bins) * narrow_KF
+    return _Way(score.seconds, times_N, hop, bins, level_N, noise_N * breath_N, tract_KF, hiss_KF)
+
+
+@lru_cache(maxsize=4096)
+def _say(word: str, voice: str, pitch: float, tempo: float, sample_rate: int) -> NDArray[np.float32]:
+    speaker, way = _SPEAKERS[voice], _way(word, voice, tempo, sample_rate)
+    times_N, hop, bins, count = way.times_N, way.hop, way.bins, len(way.times_N)
+    middle = speaker.pitch * 2 ** ((pitch - 0.5) / 2)
+    hertz_N = middle * (1 + speaker.fall * (0.5 - times_N / way.seconds))
+    voiced_N = _pulses(2 * np.pi * np.cumsum(hertz_N) / sample_rate, int(0.48 * sample_rate / hertz_N.max()))
+    spectrum_KF = _frames(voiced_N * way.level_N + way.breath_N, hop, bins) * way.tract_KF
+    spectrum_KF += way.hiss_KF
     sound_N = _overlap(np.fft.irfft(spectrum_KF, bins), hop, count)
 
     if voice == "robot":

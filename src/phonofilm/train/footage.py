@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def film_playhouse(
 
     Group g is made by worker g % workers, a process of one thread each, into a cache of its own; what is filmed does
     not depend on the number of workers.
-    weights: the folder of the codec. hard: share of the clips with demanding scenes, see `demand`; such films belong
-    into a directory of their own. progress: gets groups done, and groups in all.
+    weights: the folder of the codec. hard: share of the clips with demanding scenes, every third for its lips, see
+    `demand`; such films belong into a directory of their own. progress: gets groups done, and groups in all.
     """
     groups = math.ceil(clips / GROUP)
     tasks = [
@@ -106,7 +107,7 @@ def _film_groups(
         seeds = [seed * 1_000_000_007 + group * GROUP + k for k in range(GROUP)]
         for k in range(round(hard * GROUP)):
             first = 10**12 + seeds[k] * CANDIDATES  # far above the seeds of what is filmed otherwise
-            seeds[k] = max(range(first, first + CANDIDATES), key=lambda s: demand(s, seconds))
+            seeds[k] = max(range(first, first + CANDIDATES), key=partial(demand, seconds=seconds, lips=k % 3 == 2))
         shot = take(seeds, "train", seconds, FORMATS[name], codec.device)
         tensors = encode_batch(codec, shot.frames, shot.audio) | truth_maps(shot)
         cache.append(tensors, [{"seed": s, "seconds": seconds} for s in seeds])
@@ -115,16 +116,19 @@ def _film_groups(
     return cache
 
 
-def demand(seed: int, seconds: float) -> float:
-    """How hard the scene of a seed is to paint: the speed of its fastest actor, in his own radii a frame, which only a
-    tenth of the frames exceeds; rain, of thin streaks, is the hardest."""
+def demand(seed: int, seconds: float, lips: bool = False) -> float:
+    """How hard the scene of a seed is to paint. The speed of its fastest actor, in his own radii a frame, which only a
+    tenth of the frames exceeds; rain, of thin streaks, is the hardest. lips: how small the face is that speaks, 1 /
+    radius in world units (the mouth of a small one has few latents); 0 where nobody speaks."""
     from phonofilm.playhouse.casting import draw_scene
-    from phonofilm.playhouse.stage import perform
+    from phonofilm.playhouse.stage import perform, radius
 
-    play = perform(draw_scene(seed, "train", seconds=seconds))
-    if any(actor.kind == "rain" for actor in play.scene.actors):
+    scene = draw_scene(seed, "train", seconds=seconds)
+    if lips:
+        return max((1 / radius(scene, actor) for actor in scene.actors if actor.word is not None), default=0.0)
+    if any(actor.kind == "rain" for actor in scene.actors):
         return math.inf
-    speeds = [np.hypot(np.diff(track.x), np.diff(track.y)) / track.radius[1:] for track in play.tracks]
+    speeds = [np.hypot(np.diff(t.x), np.diff(t.y)) / t.radius[1:] for t in perform(scene).tracks]
     return max(float(np.quantile(speed, 0.9)) for speed in speeds)
 
 

@@ -253,6 +253,7 @@ def train(
     footage = _footage(codec, out, folder, clips or p.clips, p.batch)
     stages = p.denoiser if folder is None else (_without_storyboard(p.denoiser[0]),)
     whole = sum(stage.training.plan.hours or 1.0 for stage in stages)
+    seen = channel_weights(codec, footage)
     for stage in stages:
         plan = stage.training.plan
         if hours is not None:
@@ -262,7 +263,7 @@ def train(
             footage.sketches, footage.speakers = stage.sketches, stage.speakers
         train_denoiser(
             out, replace(stage.training, plan=plan), footage, tokenizer, text=sizes,
-            sheet=_sheet(out, codec, tokenizer), channel_weights=channel_weights(codec, footage), device=device,
+            sheet=_sheet(out, codec, tokenizer), channel_weights=seen, device=device,
         )  # fmt: skip
 
 
