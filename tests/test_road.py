@@ -11,6 +11,7 @@ from tiny import make_weights
 
 from phonofilm import Audio, Clip, Request, checkpoint, media
 from phonofilm.cli import main
+from phonofilm.codec.codec import Codec
 from phonofilm.engines import NativeEngine, join
 from phonofilm.errors import InputError
 from phonofilm.latents import TOKEN_WIDTH, Geometry, Latents
@@ -126,6 +127,24 @@ def test_filming_goes_on_where_it_stopped_and_batches_depend_on_the_step_alone(t
     assert torch.equal(batch["video_z"], later["video_z"])
     heard = Footage(caches, 4, boards=1e-9, sounds=1.0).at(0)
     assert "video_z" not in heard and len(heard["audio_z"]) == len(heard["board"]) == 4 * len(one.at(0)["captions"])
+
+
+def test_most_sounds_are_of_fresh_scenes_where_there_is_a_codec(tmp_path: Path) -> None:
+    weights = make_weights(tmp_path / "weights")
+    caches = film_playhouse(weights, tmp_path / "films", 16)
+    codec = Codec.load(weights)
+    footage = Footage(caches, 2, boards=1e-9, sounds=1.0, codec=codec)
+    filmed = {z.numpy().tobytes() for z in footage.buckets[0].tensors["audio_z"].float()}
+    batches = [footage.at(step) for step in range(12)]
+    fresh = [step for step, b in enumerate(batches) if "first_still" not in b]
+    assert 6 <= len(fresh) < 12
+    for b in (batches[step] for step in fresh):
+        assert len(b["audio_z"]) == len(b["board"]) == len(b["heard"]) == len(b["captions"]) == 8
+        assert b["audio_z"].shape[2] == b["heard"].shape[1] == 2 * b["board"].shape[1] and bool(b["has_audio"].all())
+        assert not filmed & {z.numpy().tobytes() for z in b["audio_z"]}
+        assert b["heard"].any() and b["audio_z"].isfinite().all() and b["so"].any()
+    first, again = batches[fresh[0]], footage.at(fresh[0])
+    assert torch.equal(again["audio_z"], first["audio_z"]) and again["captions"] == first["captions"]
 
 
 def test_hard_scenes_are_filmed_where_they_are_wished(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_painted_latents_are_those_of_their_crop(whole: bool) -> None:
 
 def test_the_decoder_learns_to_show_what_was_meant(tmp_path: Path) -> None:
     """Painted latents that are all wrong by the same amount are shown better than before; the encoder's as well."""
-    model = train_video(discs, tmp_path, replace(SHORT, steps=40, batch=4, save_seconds=1e9))
+    model = train_video(discs, tmp_path, replace(SHORT, steps=40, batch=4, save_seconds=1e9), VIDEO)
     with torch.no_grad():
         model.eval()
 

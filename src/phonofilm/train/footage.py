@@ -24,9 +24,9 @@ from phonofilm.data.cache import LatentCache
 from phonofilm.data.folder import Folder
 from phonofilm.errors import InputError, PhonofilmError
 from phonofilm.latents import PATCH, PIXELS_PER_LATENT, tokens_from_pixels
-from phonofilm.playhouse.scene import FACES, KINDS, Scene
+from phonofilm.playhouse.scene import FACES, KINDS, Performance, Scene
 from phonofilm.storyboard import to_tokens
-from phonofilm.train.alignment import claimed, spoken, truth_maps
+from phonofilm.train.alignment import claimed, listen, spoken, truth_maps
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ SECONDS = (3.0, 2.0, 3.0, 4.0)
 SOUND = ("audio_z", "heard", "first_still", "last_still")  # what a batch of sound alone holds
 CANDIDATES = 8  # scenes of which the most demanding one is filmed, where those are wished
 SOUNDS = 4  # times as many clips in a batch of sound alone, whose strips are short
+FRESH = 0.75  # share of them that is of fresh scenes, where those can be encoded
 TOKENS = 192  # of picture, in a square clip of 3 s: what a batch's nominal size refers to
 
 
@@ -206,13 +207,16 @@ class Footage:
         speakers: float = 0.0,
         even: float = 0.0,
         pairs: float = 0.0,
+        codec: Codec | None = None,
     ) -> None:
         """boards: share of batches that are storyboards alone, of scenes that were never filmed, `sketches` times as
         many clips as in others; None for no storyboards at all. Clips of a folder have none. sounds: share of the
-        others that are sound and storyboard. speakers: share of the fresh scenes that is a face alone; even: share
+        others that are sound and storyboard; codec: most of these are of fresh scenes, too, whose sound it encodes:
+        that of few films is soon known by heart. speakers: share of the fresh scenes that is a face alone; even: share
         that is of one kind, each alike; pairs: share in which two actors play."""
         self.batch, self.seed, self.boards, self.sounds = batch, seed, boards, sounds
         self.sketches, self.speakers, self.even, self.pairs = sketches, speakers, even, pairs
+        self.codec = codec
         ready = [c for c in caches if isinstance(c, Bucket)]
         self.buckets = ready or gather([c for c in caches if isinstance(c, LatentCache)])
 
@@ -232,13 +236,15 @@ class Footage:
         weights = torch.tensor([float(len(b)) for b in self.buckets])
         nothing = self.boards and self.playhouse and not bool(weights.any())
         if self.boards and (torch.rand((), generator=generator) < self.boards or nothing) and self.playhouse:
-            return self._sketches(generator)
+            return self._fresh(generator, self.sketches)
         bucket = self.buckets[int(torch.multinomial(weights, 1, generator=generator))]
         shape = bucket.tensors["video_z"].shape
         tokens = shape[2] * shape[3] * shape[4] // 4
         count = max(1, min(round(self.batch * TOKENS / tokens / 4) * 4 or self.batch, 2 * self.batch))
         tensors = bucket.tensors
         if self.boards and torch.rand((), generator=generator) < self.sounds and "audio_z" in tensors:
+            if self.codec is not None and torch.rand((), generator=generator) < FRESH:
+                return self._fresh(generator, SOUNDS, self.codec)
             tensors = {name: z for name, z in tensors.items() if name in SOUND}
             count *= SOUNDS
         rows = torch.randint(len(bucket), (count,), generator=generator)
@@ -257,7 +263,7 @@ class Footage:
         if self.boards is not None and self.playhouse:
             size = PIXELS_PER_LATENT * shape[4], PIXELS_PER_LATENT * shape[3]
             batch["board"], batch["spoken"] = (
-                torch.stack(rows) for rows in zip(*(t.plan(size) for t in told), strict=True)
+                torch.stack(rows) for rows in zip(*(sketch(t.play(size), size) for t in told), strict=True)
             )
         batch["has_audio"] = torch.tensor([bool(a.get("has_audio", True)) for a in about])
         batch.setdefault("audio_z", None)
@@ -267,10 +273,11 @@ class Footage:
     def playhouse(self) -> bool:
         return "seed" in self.buckets[0].about[0]
 
-    def _sketches(self, generator: torch.Generator) -> dict[str, Any]:
-        """A batch of storyboards of fresh scenes: board, spoken, shape, captions, told, so."""
+    def _fresh(self, generator: torch.Generator, times: int, codec: Codec | None = None) -> dict[str, Any]:
+        """A batch of storyboards of fresh scenes, `times` as many as of films: board, spoken, shape, captions, told,
+        so; with a codec their sound, too: audio_z, heard, has_audio."""
         name, seconds = group_plan(int(torch.randint(len(SIZES) * len(SECONDS), (), generator=generator)))
-        first, *draws = torch.randint(2**31, (1 + self.sketches * self.batch,), generator=generator).tolist()
+        first, *draws = torch.randint(2**31, (1 + times * self.batch,), generator=generator).tolist()
         # far above the seeds of what is filmed, and of what is measured
         seeds = [2**40 + first * len(draws) + k for k in range(len(draws))]
         faces, even, pairs = (round(share * len(seeds)) for share in (self.speakers, self.even, self.pairs))
@@ -287,16 +294,24 @@ class Footage:
             for k, (s, draw) in enumerate(zip(seeds, draws, strict=True))
         ]
         width, height = FORMATS[name]
-        boards, spoken = zip(*(t.plan((width, height)) for t in told), strict=True)
-        return {
+        plays = [t.play((width, height)) for t in told]
+        boards, words = zip(*(sketch(play, (width, height)) for play in plays), strict=True)
+        batch = {
             "board": torch.stack(boards),
-            "spoken": torch.stack(spoken),
+            "spoken": torch.stack(words),
             "audio_z": None,
             "shape": (tokens_from_pixels(height), tokens_from_pixels(width)),
             "captions": [t.caption for t in told],
             "told": torch.tensor([t.claims for t in told]),
             "so": torch.tensor([t.so for t in told]),
         }
+        if codec is None:
+            return batch
+        from phonofilm.playhouse.sound import synthesize
+
+        heard = torch.from_numpy(np.stack([listen(play) for play in plays]))
+        audio_z = codec.encode_samples(synthesize(plays)).float().cpu().clone()  # not of inference mode
+        return batch | {"audio_z": audio_z, "heard": heard, "has_audio": torch.ones(len(plays), dtype=torch.bool)}
 
 
 def one_kind(seed: int) -> tuple[str]:
@@ -322,15 +337,21 @@ class Told:
     so: list[int] | None = None
     scene: Scene | None = None
 
-    def plan(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Its storyboard (T, 128) for a picture of `size` (W, H), as on the strip, and `alignment.spoken` of it."""
+    def play(self, size: tuple[int, int]) -> Performance:
+        """What is seen and heard in a picture of `size` (W, H)."""
         from phonofilm.playhouse.stage import perform
-        from phonofilm.playhouse.storyboard import storyboard
 
         assert self.scene is not None
-        play = perform(self.scene, size)
-        board = to_tokens(storyboard(play, size))
-        return board, spoken(play, len(board))
+        return perform(self.scene, size)
+
+
+def sketch(play: Performance, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The storyboard (T, 128) of a performance for a picture of `size` (W, H), as on the strip, and `alignment.spoken`
+    of it."""
+    from phonofilm.playhouse.storyboard import storyboard
+
+    board = to_tokens(storyboard(play, size))
+    return board, spoken(play, len(board))
 
 
 def tell(about: dict[str, Any], draw: int) -> Told:
