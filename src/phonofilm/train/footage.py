@@ -243,7 +243,7 @@ class Footage:
         count = max(1, min(round(self.batch * TOKENS / tokens / 4) * 4 or self.batch, 2 * self.batch))
         tensors = bucket.tensors
         if self.boards and torch.rand((), generator=generator) < self.sounds and "audio_z" in tensors:
-            if self.codec is not None and torch.rand((), generator=generator) < FRESH:
+            if self.codec is not None and self.playhouse and torch.rand((), generator=generator) < FRESH:
                 return self._fresh(generator, SOUNDS, self.codec)
             tensors = {name: z for name, z in tensors.items() if name in SOUND}
             count *= SOUNDS

@@ -281,8 +281,9 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
     stage = next(stage for stage in p.denoiser if stage.training.stage == what)
     codec, tokenizer = Codec.load(out, device), Tokenizer.load(out / TOKENIZER)
     footage = _footage(codec, out, None, clips or p.more_clips, p.batch, HARD if what == PICTURE else 0.0)
-    footage.sketches, footage.codec = 2 * stage.sketches, codec
-    footage.boards, footage.sounds = (0.45, 0.8) if what == BOARDS else (0.0, 0.0)  # sound is forgotten else
+    footage.boards, footage.sounds, footage.sketches = stage.boards, stage.sounds, 2 * stage.sketches
+    if what == BOARDS:  # sound is forgotten else
+        footage.boards, footage.sounds, footage.codec = 0.45, 0.8, codec
     footage.speakers, footage.even, footage.pairs = 0.15, 0.15, 0.5  # who is who of two is learnt last
     plan = replace(stage.training.plan, decay=0.7)
     training = replace(
