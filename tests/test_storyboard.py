@@ -119,6 +119,21 @@ def test_what_falls_is_heard_later_and_nothing_else_changes(seconds: float) -> N
     assert not (differ & ~hits).any() and differ.any() == (seconds > 0)
 
 
+def test_a_blow_that_comes_later_is_as_sharp_as_before() -> None:
+    times = torch.arange(40) * 3.37 / 40 + 0.3  # of a blow, between all frames
+    boards = torch.zeros(40, 16, 128)
+    for board, time in zip(boards, times.tolist(), strict=True):
+        board[:, channels("kind", 0).start] = ON
+        place = time * FPS - 0.5
+        hits = board[:, channels("hit", 0)].reshape(-1)
+        hits[int(place)], hits[int(place) + 1] = ON * (1 - place % 1), ON * (place % 1)
+        board[:, channels("hit", 0)] = hits.view(16, 4)
+    later = from_tokens(heard_later(to_tokens(boards), 0.02))[..., channels("hit", 0)].flatten(-2)
+    assert (later.unfold(-1, 2, 1).sum(-1).amax(-1) > 0.96 * later.sum(-1)).all()
+    instants = (torch.arange(64) + 0.5) / FPS
+    assert (later @ instants / later.sum(-1)).numpy() == pytest.approx((times + 0.02).numpy(), abs=1e-4)
+
+
 def test_blows_are_not_moved_back_nor_by_more_than_a_frame() -> None:
     with pytest.raises(ValueError, match=r"0 to 0\.0625, got -0\.01"):
         heard_later(torch.zeros(1, 4, 128), -0.01)

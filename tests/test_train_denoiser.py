@@ -418,6 +418,24 @@ def test_a_stage_begins_anew_where_the_one_before_went_on(tmp_path: Path) -> Non
     assert checkpoint.load(tmp_path / "denoiser.safetensors").config["trained"]["steps"] == 8
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_sound_is_kept_where_the_weights_to_begin_with_teach_it(tmp_path: Path, kept: bool) -> None:
+    train(tmp_path / "before", settings(8))
+    start = str(tmp_path / "before" / "denoiser.safetensors")
+    config = settings(4, start=start, keep_sound=kept, log_steps=1, tasks=ONLY_TEXT, truth_weight=0.0)
+    train(tmp_path / "after", config, lambda n: endless(n + 1000))
+    lines = [json.loads(line) for line in (tmp_path / "after" / "denoiser.jsonl").read_text().splitlines()]
+    # what teaches is what begins: nothing is wrong with the sound at first, and much with the picture
+    assert (lines[0]["audio"] < 1e-9) == kept
+    assert lines[0]["video"] > 0.1
+    assert (lines[-1]["audio"] < 0.1) == kept
+
+
+def test_there_is_no_sound_to_keep_without_weights_to_begin_with(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="start is None"):
+        train(tmp_path, settings(2, keep_sound=True))
+
+
 def test_another_model_in_the_folder_is_refused(tmp_path: Path) -> None:
     train(tmp_path, settings(1))
     with pytest.raises(CheckpointError, match="another model"):

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from phonofilm.latents import BOARD_CHANNELS, COLUMNS_PER_LATENT, FPS, FRAMES_PER_LATENT, PATCH, TOKEN_WIDTH
@@ -66,6 +67,7 @@ OF_SCENE: Final = {"pan": 1, "zoom": 1, "wall": 2, "floor": 3, "light": 4, "sky"
 Sky: sine and cosine of what clouds and hills, and sun and window, depend on. Looks: skin, hair, streaks of rain."""
 FACES: Final = (8, 9, 10)  # numbers of the kinds that speak
 FALLING: Final = (0, 1)  # those of balls and boxes, which fall, bounce and collide
+FAINT: Final = 0.1  # a hit below it is none
 RAIN: Final = 7  # number of the kind that is rain
 CLAIMS: Final = {
     **{
@@ -244,8 +246,8 @@ def blows(board_BTD: Tensor) -> Tensor:
 
 def heard_later(board_BTD: Tensor, seconds: float) -> Tensor:
     """The same storyboards on the strip, where every hit of what falls (`FALLING`) comes `seconds` later, from 0 to a
-    frame (1/16 s): a part of what stands in a frame goes over to the next one, so that the mean of the instants moves
-    by exactly that. What would come after the end is gone. Raises ValueError for other seconds."""
+    frame (1/16 s), so that the mean of the instants moves by exactly that. What would come after the end is gone.
+    Raises ValueError for other seconds."""
     share = seconds * FPS
     if not 0 <= share <= 1:
         raise ValueError(f"seconds must be from 0 to {1 / FPS:g}, got {seconds:g}")
@@ -253,11 +255,29 @@ def heard_later(board_BTD: Tensor, seconds: float) -> Tensor:
     moved_BTD = torch.zeros_like(board_BTD, dtype=torch.bool)
     for slot in range(SLOTS):
         span = channels("hit", slot)
-        hits_BN = plain[..., span].flatten(-2)
-        before_BN = torch.nn.functional.pad(hits_BN, (1, 0))[..., :-1]
-        plain[..., span] = torch.lerp(hits_BN, before_BN, share).view_as(plain[..., span])
+        plain[..., span] = _later(plain[..., span].flatten(-2), share).view_as(plain[..., span])
         moved_BTD[..., span] = falls_BK[..., slot, None, None] & bool(share)
     return torch.where(moved_BTD, to_tokens(plain), board_BTD)  # all else bitwise as it was
+
+
+def _later(hits_BN: Tensor, share: float) -> Tensor:
+    """Hits of N frames, `share` of a frame later. One that stands alone is shared out anew between two frames, as sharp
+    as it was; of others a part goes over from each frame to the next."""
+
+    def back(x_BN: Tensor, frames: int) -> Tensor:
+        return F.pad(x_BN, (frames, -frames))
+
+    there_BN = hits_BN > FAINT
+    two_BN = back(there_BN, -1)
+    alone_BN = there_BN & ~back(there_BN, 1) & ~(two_BN & back(there_BN, -2))
+    second_BN = back(hits_BN, -1) * (alone_BN & two_BN)
+    mass_BN = hits_BN * alone_BN + second_BN
+    place_BN = second_BN / mass_BN.clamp(min=FAINT) + share  # frames behind the first one, 0 to 2
+    rest_BN = hits_BN - hits_BN * alone_BN - back(second_BN, 1)
+    total_BN = torch.lerp(rest_BN, back(rest_BN, 1), share)
+    for frame in range(3):
+        total_BN = total_BN + back(mass_BN * (1 - (place_BN - frame).abs()).clamp(min=0), frame)
+    return total_BN
 
 
 def with_lips(board_BTD: Tensor, other_BTD: Tensor) -> Tensor:

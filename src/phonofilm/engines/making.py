@@ -60,7 +60,7 @@ class Defaults:
     picture_guidance: float = 1.4  # of the picture, by its storyboard
     rain_guidance: float = 2.5  # of a picture in which it rains: streaks that nobody can foretell come out faint
     board_guidance: float = 1.5  # of the storyboard, whose numbers more would bend
-    hit_delay: float = 0.02  # seconds by which what falls is heard later than drawn, since it is seen later, smeared
+    hit_delay: float = 0.01  # seconds by which what falls is heard later than drawn, since it is seen later, smeared
     shift: float = SHIFT  # of the time grid
 
 

@@ -80,6 +80,7 @@ class DenoiserTraining:
     stage: str = KIND  # the name of its files
     after: str | None = None  # the stage whose weights it begins with
     start: str | None = None  # or a file of weights, of a model with fewer blocks in its detailers or as many
+    keep_sound: bool = False  # whether sounds are learnt from what those weights make of them, see `_Run._taught`
     frozen: tuple[str, ...] = ()  # beginnings of the names of weights that do not learn
     learns: tuple[str, ...] = ("",)  # and of those that do
 
@@ -172,6 +173,12 @@ class _Run:
         self.alignment = Alignment(config.denoiser.width, config.denoiser.fold)
         for name, weight in self.model.named_parameters():
             weight.requires_grad_(name.startswith(config.learns) and not name.startswith(config.frozen))
+        self.teacher: Generator | None = None
+        if config.keep_sound:
+            if config.start is None:
+                raise ValueError("keep_sound needs weights to keep the sound of: start is None")
+            self.teacher = Generator(config.denoiser, text, compute).to(device).eval().requires_grad_(False)
+            grow(self.teacher, checkpoint.load(config.start, kind=KIND).tensors)
         self.model.to(device).train()
         self.alignment.to(device)
         self.optimizers = Optimizers(
@@ -403,6 +410,8 @@ class _Run:
         ids_BL, mask_BL = self.tokenizer.encode(batch["captions"])
         ids_BL, mask_BL = drop_text(*trim(ids_BL, mask_BL), question.untold_B)
         ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
+        if self.teacher is not None and question.geometry.columns:
+            question.x0_BND[:, question.geometry.audio] = self._taught(self.teacher, question, ids_BL, mask_BL)
         answer_BND, half_BPW, text_BLC = self.model(question, ids_BL, mask_BL)
         aligned, known = self.alignment(half_BPW, batch, question.geometry, question.learn_BN, question.t_BN, watched)
         denoiser = self.model.denoiser
@@ -411,6 +420,14 @@ class _Run:
             read, right = reading_error(denoiser.reader, batch, text_BLC, mask_BL, untold_B, draw)
             aligned, known = aligned + read, known | right
         return answer_BND, ids_BL.shape[1], aligned, known
+
+    @staticmethod
+    @torch.no_grad()
+    def _taught(teacher: Generator, question: Question, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """(B, S, D) the clean sound as the teacher has it, in place of the true one: what was learnt before is kept
+        (Learning without Forgetting, 1606.09282), and its mean over all that is possible is told, not one of them."""
+        answer_BND: Tensor = teacher(question, ids_BL, mask_BL)[0]
+        return answer_BND[:, question.geometry.audio].float()
 
     def _show(self, sheet: Sheet) -> None:
         with self.average.applied() as model, torch.no_grad():

@@ -283,12 +283,12 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
     footage = _footage(codec, out, None, clips or p.more_clips, p.batch, HARD if what == PICTURE else 0.0)
     footage.boards, footage.sounds, footage.sketches = stage.boards, stage.sounds, 2 * stage.sketches
     if what == BOARDS:  # sound is forgotten else
-        footage.boards, footage.sounds, footage.codec = 0.45, 0.8, codec
+        footage.boards, footage.sounds, footage.codec = 0.6, 0.8, codec
     footage.speakers, footage.even, footage.pairs = 0.15, 0.15, 0.5  # who is who of two is learnt last
     plan = replace(stage.training.plan, decay=0.7)
     training = replace(
         stage.training, plan=plan if hours is None else replace(plan, steps=None, hours=hours), after=None,
-        start=str(start / WEIGHTS), denoiser=config, average=0.998,
+        start=str(start / WEIGHTS), denoiser=config, average=0.998, keep_sound=what == BOARDS,
         muon_rate=0.4 * stage.training.muon_rate, adamw_rate=0.4 * stage.training.adamw_rate,
     )  # fmt: skip
     train_denoiser(
