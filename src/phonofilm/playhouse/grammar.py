@@ -186,15 +186,17 @@ MOVES: Final = Wordings(
         "is {ing} {speed} {dir}",
         "{adverb} {v} {dir}",
         "comes {ing} {speed} {dir}",
+        "comes {dir} and {v} {speed}",
+        "comes {dir}, {ing} {speed}",
     ),
     ("is {ing} {dir} {speed}", "comes {ing} {dir} {speed}"),
 )
 BOUNCES: Final = Wordings(
-    ("{v} {count}", "{v} {count}", "is {ing} {count}", "makes {n} {noun}"),
+    ("{v} {count}", "{v} {count}", "is {ing} {count}", "makes {n} {noun}", "{v} with {n} {noun}"),
     ("is {ing} and makes {n} {noun}",),
 )
 RINGS: Final = Wordings(
-    ("{v} {count}", "{v} {count}", "is {ing} {count}", "gives {n} {noun}"),
+    ("{v} {count}", "{v} {count}", "is {ing} {count}", "gives {n} {noun}", "{v} with {n} {noun}"),
     ("is {ing} and gives {n} {noun}",),
 )
 STRIKES: Final = Wordings(
@@ -217,6 +219,7 @@ PHRASES: Final[dict[str, Wordings]] = {
             "{adverb} passes behind a wall {dir} and comes out on the other side",
             "goes {speed} {dir} behind a wall and comes out again",
             "rolls {speed} {dir}, hides behind a wall and reappears",
+            "comes {dir}, {ing} {speed}, passes behind a wall and reappears",
         ),
         (
             "passes behind a wall and comes out again, rolling {speed} {dir}",
@@ -230,6 +233,7 @@ PHRASES: Final[dict[str, Wordings]] = {
             "is {ing} {speed} {dir}, {chirping} {count}",
             "{v} {speed} {dir} with {n} {chirp}",
             "{adverb} {v} {dir}, {chirping} {count}",
+            "is {chirping} {count} and {ing} {speed} {dir}",
         ),
         ("{chirps} {count} and {v} {speed} {dir}", "gives {n} {chirp} and {v} {dir} {speed}"),
     ),
@@ -252,6 +256,7 @@ COLLISIONS: Final = Wordings(
         "{a} coming {speed} {l} {meets} {b} coming {r}",
         "{a} {l} and {b} {r} {meet} {speed}",
         "two balls {meet} {speed}: {a} {l} and {b} {r}",
+        "{a} rolls {speed} {l} and {b} {r}: they {meet}",
     ),
     (
         "rolling balls {meet} {speed}: {a} {l} and {b} {r}",
@@ -272,10 +277,14 @@ RAINS: Final = Wordings(
     ("there is {adj} rain", "{adj} rain is coming down", "there is a shower of {adj} rain"),
 )
 CORES: Final = Wordings(
-    ("{np} {vp}",) * 6 + ("there is {np} that {vp}", "here is {np}: {it} {vp}", "look at {np}: {it} {vp}"),
+    ("{np} {vp}",) * 6
+    + ("there is {np} that {vp}", "here is {np}: {it} {vp}", "look at {np}: {it} {vp}")
+    + ("there is {np} and {it} {vp}", "here is {np} that {vp}", "{np}: {it} {vp}", "look at {np} that {vp}"),
     ("{np}, and {it} {vp}", "look: {np} {vp}", "here {np} {vp}", "{np} is here and {vp}"),
 )
-FACE_CORES: Final = Wordings(CORES.train, (*CORES.held_out, "{word}, says {np}"))
+FACE_CORES: Final = Wordings(
+    (*CORES.train, "{word} is the word that {np} says"), (*CORES.held_out, "{word}, says {np}")
+)
 PAIR_CORES: Final = Wordings(
     (
         "on the left {a}, on the right {b}",
@@ -283,11 +292,21 @@ PAIR_CORES: Final = Wordings(
         "on the left {a} and on the right {b}",
         "{a} on the left, {b} on the right",
         "to the left {a}, to the right {b}",
+        "{a} to the left, {b} to the right",
+        "{b} to the right and {a} to the left",
+        "to the right {b} and to the left {a}",
+        "{b} on the right side, {a} on the left side",
     ),
     ("on the right {b}, on the left {a}", "{b} on the right while {a} on the left", "left: {a}, right: {b}"),
 )
 LOOSE_PAIR_CORES: Final = Wordings(
-    ("{a} and {b}", "{a} beside {np} that {vp}", "{a} next to {np} that {vp}", "{a} while {b}"),
+    (
+        "{a} and {b}",
+        "{a} beside {np} that {vp}",
+        "{a} next to {np} that {vp}",
+        "{a} while {b}",
+        "here {a} and there {b}",
+    ),
     ("beside {np} that {vp}, {a}", "{a}, and next to it {b}"),
 )
 THINGS: Final = Wordings(
@@ -308,7 +327,8 @@ ROBOTS: Final = Wordings(
 PRONOUNS: Final = {"woman": "she", "man": "he"}
 FRAMES: Final = Wordings(
     ("{s} {floor} {light}",) * 4
-    + ("{s} {light} {floor}", "{light}, {s} {floor}", "{floor}, {s} {light}", "{light} {floor}, {s}"),
+    + ("{s} {light} {floor}", "{light}, {s} {floor}", "{floor}, {s} {light}", "{light} {floor}, {s}")
+    + ("{light}: {s} {floor}", "{s}, {floor} {light}"),
     ("{floor} {light}, {s}", "{floor}, {light}, {s}", "{light}, {s}, {floor}"),
 )
 CAMERA_FRAMES: Final = Wordings(
