@@ -170,3 +170,7 @@ def test_a_given_picture_is_heard_when_it_is_seen() -> None:
     first = int(np.argmax(loud > 0.3 * loud.max())) / made.audio.sample_rate
     assert abs(first - hit) < 0.08
     assert np.array_equal(made.frames, shot.frames[0].numpy())
+    # nothing is put off: that is for what is painted, and smeared
+    late = NativeEngine(shipped_weights(), device="cpu", defaults=Defaults(drafts=4, boards=8, hit_delay=0.05))
+    again = late.make(request, {"video": Clip(shot.frames[0].numpy(), 16.0)})
+    assert again.audio is not None and np.array_equal(again.audio.samples, made.audio.samples)

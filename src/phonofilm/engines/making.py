@@ -315,7 +315,8 @@ class Maker(ABC):
                 lambda x, m, g: chosen(script.led(g, x[:, g.board]), x, m, shifted_times(d.lips, d.shift), watch),
                 lambda x, m: draw_board(script.drawing, x, m, g, noise_BKTD[:, 0], chosen, rest, watch),
             )  # fmt: skip
-        return heard_later(timed(board_BTD), d.hit_delay)
+        given = held_T is not None and bool(held_T.all())  # a picture that is not painted is not smeared
+        return heard_later(timed(board_BTD), 0.0 if given else d.hit_delay)
 
     def _given_picture(self, strip: Latents) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:
         """Where a part of the picture is given: how badly a storyboard explains it, (N, T, D) → (N, T), and of which
