@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from tiny import make_weights
 
+from phonofilm import checkpoint
 from phonofilm.clip import Audio, Clip
+from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND, Codec
 from phonofilm.engines import NativeEngine
 from phonofilm.engines.making import Defaults
 from phonofilm.errors import InputError
 from phonofilm.evaluate import hearing, sync
 from phonofilm.evaluate.report import wilson
-from phonofilm.evaluate.run import Generator, cases, evaluate, evaluate_engine
+from phonofilm.evaluate.run import Generator, cases, codec_hash, evaluate, evaluate_engine
 from phonofilm.evaluate.score import judge
 from phonofilm.playhouse import speech
 from phonofilm.playhouse.playhouse import Take, film
@@ -253,6 +255,20 @@ def test_what_does_not_depend_on_the_generator_is_taken_over_from_another_evalua
     for seconds, codec in ((2.5, "one"), (2.0, "other")):
         with pytest.raises(InputError, match=r"cannot be reused.*another (seconds|codec)"):
             evaluate(3, None, split, grey(0), seconds=seconds, about={"codec": codec}, reuse=tmp_path / "first")
+
+
+def test_another_decoder_is_another_codec(tmp_path) -> None:
+    """Latents stay valid when a decoder goes on, the codec's column does not."""
+    weights = make_weights(tmp_path)
+    before, latents = codec_hash(weights), Codec.load(weights).hash
+    assert codec_hash(weights) == before
+    for file, kind in ((VIDEO_FILE, VIDEO_KIND), (AUDIO_FILE, AUDIO_KIND)):
+        stored = checkpoint.load(weights / file, kind=kind)
+        name = next(name for name in stored.tensors if name.startswith("decoder."))
+        changed = {**stored.tensors, name: stored.tensors[name] + 1}
+        checkpoint.save(weights / file, changed, kind=kind, config=stored.config, storage="bf16")
+        assert codec_hash(weights) != before and Codec.load(weights).hash == latents
+        before = codec_hash(weights)
 
 
 def test_a_clip_that_cannot_be_judged_is_counted_and_the_others_go_on(tmp_path):

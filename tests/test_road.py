@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from phonofilm.cli import main
 from phonofilm.codec.codec import Codec
 from phonofilm.engines import NativeEngine, join
 from phonofilm.errors import InputError
+from phonofilm.evaluate.run import codec_hash
 from phonofilm.latents import TOKEN_WIDTH, Geometry, Latents
 from phonofilm.train.denoiser import PAINTER, WEIGHTS
-from phonofilm.train.footage import Footage, demand, film_playhouse
+from phonofilm.train.footage import CANDIDATES, Footage, demand, film_playhouse
 from phonofilm.train.road import MORE, train
 
 
@@ -68,6 +70,11 @@ def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(
     for what in MORE:  # finished: nothing changes, in whatever order they come
         train(what, "smoke", out, start=start, clips=4)
     assert checkpoint.load(out / WEIGHTS).hash == done.hash
+    latents, codecs = Codec.load(out).hash, codec_hash(out)
+    train("decoder", "smoke", out, start=start)  # of the codecs, too
+    assert Codec.load(out).hash == latents and all(
+        a != b for a, b in zip(codec_hash(out).split(), codecs.split(), strict=True)
+    )
     assert join(NativeEngine(out).generate(Request("a red ball bounces", seconds=2.0)))[0].frames.shape[0] == 32
 
 
@@ -81,6 +88,8 @@ def test_parts_go_on_in_no_folder_that_holds_other_things(tmp_path: Path) -> Non
     (tmp_path / "more" / "start.hash").write_text("of others\n")
     with pytest.raises(InputError, match="went on with other weights"):
         train("picture", "smoke", tmp_path / "more", start=start)
+    with pytest.raises(InputError, match="went on with other weights"):
+        train("decoder", "smoke", tmp_path / "more", start=start)
     stored = checkpoint.load(start / WEIGHTS)
     bare = {**stored.config, "denoiser": {**stored.config["denoiser"], "storyboard": False}}
     checkpoint.save(start / WEIGHTS, stored.tensors, kind="denoiser", config=bare)
@@ -155,11 +164,13 @@ def test_hard_scenes_are_filmed_where_they_are_wished(tmp_path: Path) -> None:
         for hard in (0.0, 0.5)
     }  # fmt: skip
     assert seeds[0.5][8:] == seeds[0.0][8:] and not set(seeds[0.5][:8]) & set(seeds[0.0])
+    whys = list(islice(cycle(CANDIDATES), 8))
     usual, wished = (
-        np.array([demand(seed, 3.0, k % 3 == 2) for k, seed in enumerate(seeds[h][:8])]) for h in (0.0, 0.5)
+        np.array([demand(seed, 3.0, why) for seed, why in zip(seeds[h], whys, strict=False)]) for h in (0.0, 0.5)
     )
-    lips = np.arange(8) % 3 == 2
-    assert (wished[~lips] >= 0.3).all() and np.median(wished[~lips]) > 2 * np.median(usual[~lips])
+    fast, walls, lips = (np.array(whys) == why for why in ("speed", "walls", "lips"))
+    assert (wished[fast] >= 0.3).all() and np.median(wished[fast]) > 1.5 * np.median(usual[fast])
+    assert (wished[walls] >= 1).mean() > 0.6 and not usual[walls].all()
     assert (wished[lips] > 1.5).all() and wished[lips].mean() > usual[lips].mean()
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from phonofilm import checkpoint
-from phonofilm.codec.audio import AudioCodecConfig, audio_loss
-from phonofilm.codec.codec import VIDEO_FILE, latents_hash
+from phonofilm.codec.audio import AudioCodec, AudioCodecConfig, audio_loss, onset_error
+from phonofilm.codec.codec import AUDIO_FILE, VIDEO_FILE, latents_hash
 from phonofilm.codec.video import VideoCodec, VideoCodecConfig
 from phonofilm.errors import CheckpointError
 from phonofilm.train.codec import (
@@ -24,11 +24,11 @@ from phonofilm.train.codec import (
     actor_weights,
     draw_crops,
     grow,
-    train_audio,
     train_decoder,
     train_video,
 )
 from phonofilm.train.optim import orthogonal
+from phonofilm.train.sound import train_audio, train_audio_decoder
 
 VIDEO = VideoCodecConfig(encoder_widths=(16, 16, 24), decoder_widths=(16, 24, 24))
 AUDIO = AudioCodecConfig(encoder_widths=(16, 24, 32), decoder_widths=(24, 32, 32))
@@ -59,6 +59,16 @@ def discs(indices: Sequence[int]) -> list[Footage]:
 def tones(indices: Sequence[int]) -> Tensor:
     seconds = torch.arange(8000) / 16000
     return torch.stack([0.4 * torch.sin(2 * math.pi * (200 + 90 * (i % 7)) * seconds) for i in indices])
+
+
+def clicks(indices: Sequence[int]) -> Tensor:
+    """A note that begins suddenly somewhere and fades."""
+    sounds = torch.zeros(len(indices), 8000)
+    for sound, i in zip(sounds, indices, strict=True):
+        start = 1000 + 613 * (i % 11)
+        seconds = torch.arange(8000 - start) / 16000
+        sound[start:] = 0.5 * torch.cos(2 * math.pi * (300 + 90 * (i % 7)) * seconds) * torch.exp(-8 * seconds)
+    return sounds
 
 
 def test_orthogonal_keeps_directions_and_levels_singular_values() -> None:
@@ -169,6 +179,38 @@ def test_more_of_the_decoder_leaves_latents_as_they_were_and_may_grow(tmp_path: 
         grow(VideoCodec(small), new)
     (tmp_path / "video-decoder.state").unlink()
     assert train_decoder(discs, tmp_path, SHORT).config == large  # as large as what is there, if nothing else is asked
+
+
+def test_more_of_the_sound_s_decoder_learns_gains_and_leaves_latents_as_they_were(tmp_path: Path) -> None:
+    """The first sound is the old one; with gains a click's onset is learnt, where the latents are the same."""
+    recipe = replace(SHORT_AUDIO, steps=40, batch=4, save_seconds=1e9, noise=0.0, onset_weight=1.0)
+    before = train_audio(clicks, tmp_path, recipe, AUDIO)
+    grown = AudioCodec(replace(AUDIO, gains=True)).eval()
+    grown.load_state_dict(before.state_dict(), strict=False)
+    x = clicks(range(900, 908))
+    with torch.no_grad():
+        torch.testing.assert_close(grown.decode(before.encode(x)), before.decode(before.encode(x)))
+    old = checkpoint.load(tmp_path / AUDIO_FILE).tensors
+    after = train_audio_decoder(clicks, tmp_path, replace(recipe, steps=100))
+    stored = checkpoint.load(tmp_path / AUDIO_FILE)
+    assert latents_hash(stored.tensors) == latents_hash(old) and stored.config["gains"]
+    assert bool(stored.tensors["decoder.gain.weight"].any())
+    with torch.no_grad():
+        z = before.encode(x)
+        assert float(onset_error(after.decode(z), x)) < 0.9 * float(onset_error(before.decode(z), x))
+        streamed = torch.cat(list(after.decode_stream(z, 1)), 1)
+    torch.testing.assert_close(streamed, after.decode(z), atol=1e-5, rtol=1e-4)
+    stored.tensors.pop("decoder.head.bias")
+    checkpoint.save(tmp_path / AUDIO_FILE, stored.tensors, kind="audio-codec", config=stored.config)
+    with pytest.raises(CheckpointError, match=r"decoder\.head\.bias is missing"):
+        train_audio_decoder(clicks, tmp_path, recipe)
+
+
+def test_the_error_of_onsets_grows_with_what_is_heard_too_early_and_is_nothing_where_nothing_begins() -> None:
+    x = clicks(range(4))
+    errors = [float(onset_error(torch.roll(x, -k, 1), x)) for k in (0, 50, 100, 200)]
+    assert errors[0] == 0 and errors == sorted(errors) and errors[1] > 0.1
+    assert float(onset_error(tones([1]), 0.5 * tones([1]))) == 0
 
 
 @pytest.mark.parametrize("whole", [False, True])

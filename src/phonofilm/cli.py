@@ -512,7 +512,7 @@ def _add_train(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "what",
         choices=("codec", "decoder", "text", "denoiser", "timer", "storyboards", "picture", "all"),
-        help="the step; decoder: more of the picture's decoder alone, which leaves all else valid; timer: when what is "
+        help="the step; decoder: more of the codecs' decoders alone, which leaves all else valid; timer: when what is "
         "seen is heard, which takes minutes; storyboards, picture: go on with these parts of the denoiser in --start; "
         "all: go on with everything at once, on one large GPU",
     )
@@ -525,8 +525,8 @@ def _add_train(p: argparse.ArgumentParser) -> None:
         "--clips", type=_positive,
         help="not for codec, decoder, timer: clips of the playhouse to make and keep, instead of the preset's",
     )  # fmt: skip
-    p.add_argument("--start", type=Path, metavar="DIR",
-                   help="storyboards, picture, all: weights to begin with (default: the shipped ones)")  # fmt: skip
+    p.add_argument("--start", type=Path, metavar="DIR", help="storyboards, picture, all: weights to begin with "
+                   "(default: the shipped ones); decoder: likewise (default: those in --out)")  # fmt: skip
     p.set_defaults(run=_train)
 
 

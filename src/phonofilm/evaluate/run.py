@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from phonofilm import checkpoint
 from phonofilm.clip import FORMATS, NATIVE_FPS, NATIVE_RATE, Audio, Clip
+from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND
 from phonofilm.codec.metrics import log_spectral_distance, onset_shift_ms, psnr, psnr_in_boxes, ssim
 from phonofilm.errors import InputError
 from phonofilm.evaluate.ledger import CaseLedger, fill, read_cases
@@ -260,7 +262,7 @@ def evaluate_engine(
     extra: dict[str, Any] = {}
     about: dict[str, Any] = {"engine": engine.capabilities.name, "wishes": wishes}
     if isinstance(engine, NativeEngine):
-        about |= {"weights": engine.digest, "codec": engine.codec.hash, "defaults": asdict(engine.defaults)}
+        about |= {"weights": engine.digest, "codec": codec_hash(engine.folder), "defaults": asdict(engine.defaults)}
     if conditions and isinstance(engine, NativeEngine):
         from phonofilm.evaluate.conditions import measure_conditions
 
@@ -274,6 +276,12 @@ def evaluate_engine(
     from phonofilm.evaluate.report import markdown
 
     return markdown(results)
+
+
+def codec_hash(weights: Path) -> str:
+    """Names all that the codec's column depends on: both codecs, encoders and decoders."""
+    files = ((VIDEO_FILE, VIDEO_KIND), (AUDIO_FILE, AUDIO_KIND))
+    return " ".join(checkpoint.load(weights / file, kind=kind).hash for file, kind in files)
 
 
 def _make(

@@ -1,4 +1,5 @@
-"""Training of the two codecs. Resume is the same call again; what step n draws depends on the seed and on n alone.
+"""Training of the two codecs: what they share, and the picture's. Resume is the same call again; what step n draws
+depends on the seed and on n alone.
 
 Shapes: B clips, T frames, H height, W width, N samples, K actors, C channels.
 """
@@ -15,12 +16,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phonofilm import checkpoint
-from phonofilm.codec.audio import AudioCodec, AudioCodecConfig, audio_loss
-from phonofilm.codec.codec import AUDIO_FILE, AUDIO_KIND, VIDEO_FILE, VIDEO_KIND
+from phonofilm.codec.audio import AudioCodec
+from phonofilm.codec.codec import VIDEO_FILE, VIDEO_KIND
 from phonofilm.codec.video import VideoCodec, VideoCodecConfig, half_whitened, video_loss
 from phonofilm.errors import CheckpointError
 from phonofilm.files import replacing
@@ -94,12 +94,13 @@ class AudioTraining(CodecTraining):
     batch: int = 12
     stretch: int = 16  # latents: two seconds
     bf16: bool = False
+    onset_weight: float = 0.1  # of the error of the level where the true sound begins, see `audio_loss`
 
 
 Model = TypeVar("Model", VideoCodec, AudioCodec)
 
 
-class _Run(Generic[Model]):
+class CodecRun(Generic[Model]):
     """The loop that both codecs share: budget, learning rate, averaged weights, saved states, curves and sheets."""
 
     def __init__(self, name: str, model: Model, recipe: CodecTraining, out: Path, device: torch.device) -> None:
@@ -137,7 +138,7 @@ class _Run(Generic[Model]):
 
     def go(
         self,
-        loss: Callable[[_Run[Model]], tuple[Tensor, Mapping[str, Tensor]]],
+        loss: Callable[[CodecRun[Model]], tuple[Tensor, Mapping[str, Tensor]]],
         sheet: Callable[[Model], np.ndarray[Any, Any]] | None,
     ) -> None:
         """Train until the budget is spent; afterwards the model holds the averaged weights."""
@@ -340,7 +341,7 @@ def draw_crops(
     return frames_BTHWC, torch.stack(weights)[:, :, None].to(pool.device), latents
 
 
-def _noised(raw: Tensor, most: float, generator: torch.Generator) -> Tensor:
+def noised(raw: Tensor, most: float, generator: torch.Generator) -> Tensor:
     """Latents (B, .., C) with noise of a random strength for each clip, relative to the deviation of each channel."""
     deviation = raw.detach().flatten(0, -2).std(0)
     strength = torch.rand(len(raw), *[1] * (raw.ndim - 1), generator=generator) * most
@@ -368,7 +369,7 @@ def train_video(
     if start is not None:
         grow(model, start)
     pool = FilmPool(films, recipe.pool, recipe.fresh, device) if callable(films) else films
-    run = _Run("video-codec", model, recipe, out, device)
+    run = CodecRun("video-codec", model, recipe, out, device)
     if run.progress >= 1 and (out / VIDEO_FILE).exists():  # others may depend on it, or have gone on with its decoder
         return stored_video(out).to(device)
     _train_pictures(run, pool, progress)
@@ -409,7 +410,7 @@ def train_decoder(
     for parameter in model.encoder.parameters():
         parameter.requires_grad_(False)
     pool = FilmPool(films, recipe.pool, recipe.fresh, device)
-    _train_pictures(_Run("video-decoder", model, recipe, out, device), pool, None)
+    _train_pictures(CodecRun("video-decoder", model, recipe, out, device), pool, None)
     save_codec(model, out / VIDEO_FILE, VIDEO_KIND)
     return model
 
@@ -445,16 +446,16 @@ def grow(model: VideoCodec, weights: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{name} of {model.config} is in no block, and has no weights to begin with")
 
 
-def _train_pictures(run: _Run[VideoCodec], pool: Pool, progress: Callable[[float], None] | None) -> None:
+def _train_pictures(run: CodecRun[VideoCodec], pool: Pool, progress: Callable[[float], None] | None) -> None:
     model, recipe, device = run.model, run.recipe, run.device
     assert isinstance(recipe, VideoTraining)
 
-    def loss(run: _Run[VideoCodec]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(run: CodecRun[VideoCodec]) -> tuple[Tensor, Mapping[str, Tensor]]:
         generator = run.generator()
         true, weight, painted = pool.draw(run.step, recipe, generator, run.progress >= recipe.whole)
         with mixed(device, recipe.bf16):
             raw = model.encoder(true).float()
-            shown = list(_noised(raw, recipe.noise, generator))
+            shown = list(noised(raw, recipe.noise, generator))
             made, _ = model.decoder(torch.stack([s if p is None else p for s, p in zip(shown, painted, strict=True)]))
         value, parts = video_loss(made.permute(0, 1, 4, 2, 3), true.permute(0, 1, 4, 2, 3), weight)
         psnr = -10 * torch.log10((made.detach().float() - true).square().mean() / 4)
@@ -506,87 +507,3 @@ def playhouse_films(
         return footage
 
     return films
-
-
-# --- sound ----------------------------------------------------------------------------------------------------------
-
-
-def playhouse_sounds(seed: int = 0, seconds: float = 2.0, device: str | torch.device = "cpu") -> Sounds:
-    """Sound of the playhouse's training split, without the picture."""
-    from phonofilm.playhouse.casting import draw_scene
-    from phonofilm.playhouse.sound import synthesize
-    from phonofilm.playhouse.stage import perform
-
-    def sounds(indices: Sequence[int]) -> Tensor:
-        scenes = [draw_scene(seed + i, "train", seconds=seconds) for i in indices]
-        return synthesize([perform(scene, SIZES[0], 16.0) for scene in scenes], 16_000, device)
-
-    return sounds
-
-
-def train_audio(
-    sounds: Sounds,
-    out: str | Path,
-    recipe: AudioTraining | None = None,
-    config: AudioCodecConfig | None = None,
-    device: str | torch.device = "cpu",
-    start: Mapping[str, Tensor] | None = None,
-) -> AudioCodec:
-    """Train an audio codec, or go on with it; writes `out`/audio-codec.safetensors and returns the trained codec.
-
-    start: weights to begin with; latents are then normalised as they were.
-    """
-    recipe, out, device = recipe or AudioTraining(), Path(out), torch.device(device)
-    torch.manual_seed(recipe.seed)
-    model = AudioCodec(config).to(device)
-    if start is not None:
-        model.load_state_dict({name: value.float() for name, value in start.items()}, strict=False)
-    run = _Run("audio-codec", model, recipe, out, device)
-    if run.progress >= 1 and (out / AUDIO_FILE).exists():
-        model.load_state_dict(checkpoint.load(out / AUDIO_FILE, kind=AUDIO_KIND).tensors)
-        return model
-
-    def draw(step: int, generator: torch.Generator) -> Tensor:
-        whole = sounds(range(step * recipe.batch, (step + 1) * recipe.batch)).to(device)
-        length = recipe.stretch * 2000
-        starts = torch.randint(max(1, whole.shape[1] - length + 1), (len(whole),), generator=generator).tolist()
-        gains = 10 ** (torch.rand(len(whole), 1, generator=generator) * -0.5)
-        return torch.stack([x[s : s + length] for x, s in zip(whole, starts, strict=True)]) * gains.to(device)
-
-    def loss(run: _Run[AudioCodec]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        generator = run.generator()
-        true = draw(run.step, generator)
-        with mixed(device, recipe.bf16):
-            raw = model.encode_raw(true).float()
-            made = model.decode_raw(_noised(raw, recipe.noise, generator)).float()
-        value, parts = audio_loss(made, true, model.encoder.filters)
-        return value + recipe.latent_l2 * raw.square().mean(), {**parts, "latent_std": raw.std()}
-
-    @torch.no_grad()
-    def sheet(model: AudioCodec) -> np.ndarray[Any, Any]:
-        return audio_sheet(model, draw(0, torch.Generator().manual_seed(0))[:6])
-
-    run.go(loss, sheet)
-    if start is not None:
-        save_codec(model, out / AUDIO_FILE, AUDIO_KIND)
-        return model
-    with torch.no_grad():
-        raw_MC = torch.cat([model.encode_raw(draw(k, run.generator(salt=3))).flatten(0, 1) for k in range(16)])
-    model.mean.copy_(raw_MC.mean(0))
-    model.std.copy_(raw_MC.std(0).clamp(min=1e-3))
-    save_codec(model, out / AUDIO_FILE, AUDIO_KIND)
-    return model
-
-
-@torch.no_grad()
-def audio_sheet(model: AudioCodec, true_BN: Tensor) -> np.ndarray[Any, Any]:
-    """Spectrograms up to 8 kHz, -80 to 0 dB, truth over reconstruction: a picture (rows, columns, 3) uint8."""
-    from phonofilm.codec.audio import spectrum
-
-    rows = []
-    for pair in zip(true_BN, model.decode_raw(model.encode_raw(true_BN)), strict=True):
-        for samples in pair:
-            level = 20 * torch.log10(spectrum(samples[None])[0].abs() / 128 + 1e-4)  # dB re full scale
-            rows.append(F.avg_pool2d((level.flip(0)[None] + 80) / 80, (2, 1))[0])
-    sheet = (torch.cat(rows, 0).clamp(0, 1) * 255).to(torch.uint8)
-    return sheet[..., None].expand(-1, -1, 3).contiguous().cpu().numpy()

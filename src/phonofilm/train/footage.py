@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ GROUP = 16  # clips that are filmed together
 SIZES = ("square", "square", "square", "portrait", "landscape")  # groups take turns
 SECONDS = (3.0, 2.0, 3.0, 4.0)
 SOUND = ("audio_z", "heard", "first_still", "last_still")  # what a batch of sound alone holds
-CANDIDATES = 8  # scenes of which the most demanding one is filmed, where those are wished
+CANDIDATES = {"speed": 8, "walls": 32, "lips": 8}  # scenes of which the most demanding one is filmed, see `demand`
 SOUNDS = 4  # times as many clips in a batch of sound alone, whose strips are short
 FRESH = 0.75  # share of them that is of fresh scenes, where those can be encoded
 TOKENS = 192  # of picture, in a square clip of 3 s: what a batch's nominal size refers to
@@ -60,8 +61,8 @@ def film_playhouse(
 
     Group g is made by worker g % workers, a process of one thread each, into a cache of its own; what is filmed does
     not depend on the number of workers.
-    weights: the folder of the codec. hard: share of the clips with demanding scenes, every third for its lips, see
-    `demand`; such films belong into a directory of their own. progress: gets groups done, and groups in all.
+    weights: the folder of the codec. hard: share of the clips with demanding scenes, a third of them for each reason,
+    see `demand`; such films belong into a directory of their own. progress: gets groups done, and groups in all.
     """
     groups = math.ceil(clips / GROUP)
     tasks = [
@@ -106,9 +107,9 @@ def _film_groups(
     for group in groups[len(cache) :]:
         name, seconds = group_plan(group)
         seeds = [seed * 1_000_000_007 + group * GROUP + k for k in range(GROUP)]
-        for k in range(round(hard * GROUP)):
-            first = 10**12 + seeds[k] * CANDIDATES  # far above the seeds of what is filmed otherwise
-            seeds[k] = max(range(first, first + CANDIDATES), key=partial(demand, seconds=seconds, lips=k % 3 == 2))
+        for k, why in zip(range(round(hard * GROUP)), cycle(CANDIDATES), strict=False):
+            first = 10**12 + seeds[k] * max(CANDIDATES.values())  # far above the seeds of what is filmed otherwise
+            seeds[k] = max(range(first, first + CANDIDATES[why]), key=partial(demand, seconds=seconds, why=why))
         shot = take(seeds, "train", seconds, FORMATS[name], codec.device)
         tensors = encode_batch(codec, shot.frames, shot.audio) | truth_maps(shot)
         cache.append(tensors, [{"seed": s, "seconds": seconds} for s in seeds])
@@ -117,15 +118,22 @@ def _film_groups(
     return cache
 
 
-def demand(seed: int, seconds: float, lips: bool = False) -> float:
-    """How hard the scene of a seed is to paint. The speed of its fastest actor, in his own radii a frame, which only a
-    tenth of the frames exceeds; rain, of thin streaks, is the hardest. lips: how small the face is that speaks, 1 /
-    radius in world units (the mouth of a small one has few latents); 0 where nobody speaks."""
+def demand(seed: int, seconds: float, why: str = "speed") -> float:
+    """How hard the scene of a seed is to paint, for one reason of `CANDIDATES`.
+
+    speed: that of its fastest actor, in his own radii a frame, which only a tenth of the frames exceeds; rain, of thin
+    streaks, is the hardest. walls: 1 where a ball rolls behind one, 2 where that ball is white or black, as is the
+    wall's outline. lips: how small the face is that speaks, 1 / radius in world units (the mouth of a small one has few
+    latents). 0 where there is nothing of the kind.
+    """
     from phonofilm.playhouse.casting import draw_scene
     from phonofilm.playhouse.stage import perform, radius
 
     scene = draw_scene(seed, "train", seconds=seconds)
-    if lips:
+    if why == "walls":
+        hidden = [actor.colour for actor in scene.actors if actor.act == "behind"]
+        return float(bool(hidden)) + float(any(colour in ("white", "black") for colour in hidden))
+    if why == "lips":
         return max((1 / radius(scene, actor) for actor in scene.actors if actor.word is not None), default=0.0)
     if any(actor.kind == "rain" for actor in scene.actors):
         return math.inf

@@ -31,8 +31,6 @@ from phonofilm.train.codec import (
     AudioTraining,
     VideoTraining,
     playhouse_films,
-    playhouse_sounds,
-    train_audio,
     train_decoder,
     train_video,
 )
@@ -41,6 +39,7 @@ from phonofilm.train.footage import Footage, film_folder, film_playhouse
 from phonofilm.train.own import OwnClips
 from phonofilm.train.painted import channel_weights, painter
 from phonofilm.train.schedule import Plan
+from phonofilm.train.sound import playhouse_sounds, train_audio, train_audio_decoder
 from phonofilm.train.tasks import Tasks
 from phonofilm.train.text import MATCHER, TOKENIZER, TextTraining, train_text
 from phonofilm.train.timer import TimerTraining, train_timer
@@ -147,7 +146,7 @@ def smoke() -> Preset:
 
 
 OPTIONS: dict[str, set[str]] = {
-    "codec": {"data", "hours"}, "decoder": {"data", "hours"}, "text": {"data", "hours", "clips"},
+    "codec": {"data", "hours"}, "decoder": {"data", "hours", "start"}, "text": {"data", "hours", "clips"},
     "denoiser": {"data", "hours", "clips"}, "timer": set(), "all": {"hours", "clips", "start"},
     "storyboards": {"hours", "clips", "start"}, "picture": {"hours", "clips", "start"},
 }  # fmt: skip
@@ -157,6 +156,8 @@ MORE = (BOARDS, PICTURE)
 """Parts of the denoiser, stages of its training, that can go on by themselves."""
 HARD = 0.75
 """Share of the clips, where the picture goes on, whose scenes are hard to paint."""
+SLOWER = 0.4
+"""Learning rates of what goes on with what has learnt before, beside those of its stage."""
 
 PRESETS = {"playhouse-cpu": playhouse_cpu, "playhouse-gpu": playhouse_gpu, "smoke": smoke}
 
@@ -172,10 +173,10 @@ def train(
     start: Path | None = None,
 ) -> None:
     """Train "codec", "text", "denoiser" or "timer" into `out`; each needs what stands before it, but for the timer,
-    which needs nothing. "decoder" goes on with the picture's decoder alone, at any time: latents, matcher and denoiser
-    stay valid. "storyboards" (with text and sound) and "picture" go on with these parts of the denoiser in `start` (the
-    shipped weights), whatever its size; `out` gets all that a film needs. "all" goes on with everything at once, from
-    the weights in `start`, too: that needs a large GPU, see `together`.
+    which needs nothing. "decoder" goes on with the decoders of picture and sound alone, at any time: latents, matcher
+    and denoiser stay valid. "storyboards" (with text and sound) and "picture" go on with these parts of the denoiser in
+    `start` (the shipped weights), whatever its size; `out` gets all that a film needs. "all" goes on with everything at
+    once, from the weights in `start`, too: that needs a large GPU, see `together`.
 
     folder: captioned clips instead of the playhouse. hours, clips: instead of the preset's. See `OPTIONS` for which
     step knows which. Raises InputError when something is missing, or given to a step that does not know it.
@@ -197,21 +198,18 @@ def train(
         train_together(start or shipped_weights(), out, together, device)
         return
     if what == "codec":
-        scale = 1.0 if hours is None else 3600 * hours / ((p.video.seconds or 1) + (p.audio.seconds or 1))
-        video, audio = (
-            replace(r, seconds=None if r.seconds is None else r.seconds * scale) for r in (p.video, p.audio)
-        )
+        video, audio = _codecs(p, hours)
         own = None if folder is None else _own(out, folder)
-        sounds, films = (playhouse_sounds(device=device), playhouse_films(device=device))
+        sounds, films = playhouse_sounds(device=device), playhouse_films(device=device)
         if own is not None:
             sounds, films = own.sounds, own.films
         if own is None or own.tracks:
-            train_audio(sounds, out, audio, p.models.get("audio"), device)  # type: ignore[arg-type]
+            train_audio(sounds, out, audio, p.models.get("audio"), device)
         elif not (out / AUDIO_FILE).exists():
             log.warning("%s: no clip has sound; the shipped codec of sound is used", folder)
             with replacing(out / AUDIO_FILE) as beside:
                 copyfile(shipped_weights() / AUDIO_FILE, beside)
-        train_video(films, out, video, p.models.get("video"), device)  # type: ignore[arg-type]
+        train_video(films, out, video, p.models.get("video"), device)
         return
     if what == "timer":
         _train_timer(out, p.timer)
@@ -219,20 +217,25 @@ def train(
     if what in MORE:
         _more(what, p, out, start or shipped_weights(), hours, clips, device)
         return
+    if what == "decoder" and start is not None:
+        _goes_on(out, start, checkpoint.load(start / WEIGHTS, kind=KIND).hash)
     for file in (VIDEO_FILE, AUDIO_FILE):
         if not (out / file).exists():
             raise InputError(
                 f"{out / file} is missing: run `phonofilm train codec --preset {preset} --out {out}` first"
             )
     if what == "decoder":
-        recipe = p.video if hours is None else replace(p.video, seconds=3600 * hours, steps=None)
+        video, audio = (replace(recipe, lr=SLOWER * recipe.lr) for recipe in _codecs(p, hours))
         weights = out / "denoiser.safetensors"
-        if folder is not None:
-            films = _own(out, folder).films
+        mine = None if folder is None else _own(out, folder)
+        if mine is None or mine.tracks:
+            train_audio_decoder(playhouse_sounds(device=device) if mine is None else mine.sounds, out, audio, device)
+        if mine is not None:
+            films = mine.films
         else:
             paint = painter(Codec.load(out, device), weights) if weights.exists() else None
             films = playhouse_films(device=device, paint=paint)
-        train_decoder(films, out, recipe, p.models.get("video"), device)
+        train_decoder(films, out, video, p.models.get("video"), device)
         return
     codec = Codec.load(out, device)
     _belongs(out, what, codec)
@@ -274,10 +277,6 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
     if not config.storyboard:
         raise InputError(f"{start / WEIGHTS} knows no storyboard, so that it has no such part to go on with", "start")
     _goes_on(out, start, stored.hash)
-    for file in (VIDEO_FILE, AUDIO_FILE, TOKENIZER, MATCHER, TIMER, SAMPLING_FILE):
-        if (start / file).exists() and not (out / file).exists():
-            with replacing(out / file) as beside:
-                copyfile(start / file, beside)
     stage = next(stage for stage in p.denoiser if stage.training.stage == what)
     codec, tokenizer = Codec.load(out, device), Tokenizer.load(out / TOKENIZER)
     footage = _footage(codec, out, None, clips or p.more_clips, p.batch, HARD if what == PICTURE else 0.0)
@@ -289,7 +288,7 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
     training = replace(
         stage.training, plan=plan if hours is None else replace(plan, steps=None, hours=hours), after=None,
         start=str(start / WEIGHTS), denoiser=config, average=0.998, keep_sound=what == BOARDS,
-        muon_rate=0.4 * stage.training.muon_rate, adamw_rate=0.4 * stage.training.adamw_rate,
+        muon_rate=SLOWER * stage.training.muon_rate, adamw_rate=SLOWER * stage.training.adamw_rate,
     )  # fmt: skip
     train_denoiser(
         out / what, training, footage, tokenizer, text=TextEncoderConfig(**stored.config["text"]),
@@ -301,18 +300,21 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
 
 
 def _goes_on(out: Path, start: Path, digest: str) -> None:
-    """Note of which weights the parts in `out` go on with. Raises InputError where it holds other things, which would
-    be lost or would not fit."""
+    """Bring all that a film needs from `start` to `out`, where parts of it go on, and note what they began with. Raises
+    InputError where `out` holds other things, which would be lost or would not fit."""
     note = out / "start.hash"
     if note.exists():
         if note.read_text(encoding="utf-8").strip() != digest:
             raise InputError(f"{out} went on with other weights than {start}: name another folder", "start")
-        return
-    others = [file for file in (VIDEO_FILE, AUDIO_FILE, TOKENIZER, WEIGHTS) if (out / file).exists()]
-    if others:
+    elif others := [file for file in (VIDEO_FILE, AUDIO_FILE, TOKENIZER, WEIGHTS) if (out / file).exists()]:
         raise InputError(f"{out / others[0]} is there already: name another folder, or begin with this one (--start)")
-    with replacing(note) as beside:
-        beside.write_text(digest + "\n", encoding="utf-8")
+    else:
+        with replacing(note) as beside:
+            beside.write_text(digest + "\n", encoding="utf-8")
+    for file in (VIDEO_FILE, AUDIO_FILE, TOKENIZER, MATCHER, TIMER, SAMPLING_FILE, WEIGHTS):
+        if (start / file).exists() and not (out / file).exists():
+            with replacing(out / file) as beside:
+                copyfile(start / file, beside)
 
 
 def _belongs(out: Path, what: str, codec: Codec) -> None:
@@ -343,6 +345,15 @@ def _train_timer(out: Path, recipe: TimerTraining) -> None:
             bar.set_postfix(loss=f"{loss:.5f}")
 
         train_timer(out, recipe, progress=show)
+
+
+def _codecs(p: Preset, hours: float | None) -> tuple[VideoTraining, AudioTraining]:
+    """The recipes of both codecs, with `hours` in all."""
+    scale = 1.0 if hours is None else 3600 * hours / ((p.video.seconds or 1) + (p.audio.seconds or 1))
+    return (
+        replace(p.video, seconds=None if p.video.seconds is None else p.video.seconds * scale),
+        replace(p.audio, seconds=None if p.audio.seconds is None else p.audio.seconds * scale),
+    )
 
 
 def _own(out: Path, folder: Path) -> OwnClips:

@@ -38,12 +38,13 @@ from phonofilm.model.timer import FILE as TIMER
 from phonofilm.text.encoder import TextEncoderConfig
 from phonofilm.text.matcher import MatcherConfig
 from phonofilm.text.tokenizer import Tokenizer
-from phonofilm.train.codec import AudioTraining, VideoTraining, sizes_of, train_audio, train_video
+from phonofilm.train.codec import AudioTraining, VideoTraining, sizes_of, train_video
 from phonofilm.train.denoiser import KIND, PAINTER, WEIGHTS, DenoiserTraining, train_denoiser
 from phonofilm.train.footage import Bucket, Footage
 from phonofilm.train.painted import channel_weights
 from phonofilm.train.reel import Ahead, empty_reel, film, sounds
 from phonofilm.train.schedule import Plan
+from phonofilm.train.sound import train_audio
 from phonofilm.train.tasks import Tasks
 from phonofilm.train.text import MATCHER, TOKENIZER, TextTraining, almost, evaluate_matcher, load_matcher, train_text
 from phonofilm.train.vault import Vault
