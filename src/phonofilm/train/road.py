@@ -225,7 +225,8 @@ def train(
                 f"{out / file} is missing: run `phonofilm train codec --preset {preset} --out {out}` first"
             )
     if what == "decoder":
-        video, audio = (replace(recipe, lr=SLOWER * recipe.lr) for recipe in _codecs(p, hours))
+        video, audio = _codecs(p, hours)
+        video, audio = replace(video, lr=SLOWER * video.lr), replace(audio, lr=SLOWER * audio.lr)
         weights = out / "denoiser.safetensors"
         mine = None if folder is None else _own(out, folder)
         if mine is None or mine.tracks:
