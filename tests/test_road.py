@@ -16,9 +16,11 @@ from phonofilm.codec.codec import Codec
 from phonofilm.engines import NativeEngine, join
 from phonofilm.errors import InputError
 from phonofilm.evaluate.run import codec_hash
-from phonofilm.latents import TOKEN_WIDTH, Geometry, Latents
+from phonofilm.latents import TOKEN_WIDTH, Geometry, Latents, patchify
+from phonofilm.model.denoiser import Denoiser
 from phonofilm.train.denoiser import PAINTER, WEIGHTS
 from phonofilm.train.footage import CANDIDATES, Footage, demand, film_playhouse
+from phonofilm.train.painted import load_denoiser, painting_error
 from phonofilm.train.road import MORE, train
 
 
@@ -43,7 +45,18 @@ def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("phonofilm.train.footage.GROUP", 4)
+    monkeypatch.setattr("phonofilm.train.road.UNSEEN", 4)
+    errors = {True: 0.1, False: 0.2}  # of what has learnt, of what was there before
+    asked: list[bool] = []
+
+    def error(denoiser: Denoiser, footage: Footage, *_: object) -> float:
+        assert len(footage) == 4 and not {row["seed"] for b in footage.buckets for row in b.about} & learnt_from
+        asked.append(len(asked) % 2 == 0)
+        return errors[asked[-1]]
+
+    monkeypatch.setattr("phonofilm.train.road.painting_error", error)
     start, out = make_weights(tmp_path / "start"), tmp_path / "more"
+    learnt_from = {seed for group in range(4) for seed in range(group * 4, group * 4 + 4)}
 
     def parts() -> dict[bool, dict[str, torch.Tensor]]:
         tensors = checkpoint.load(out / WEIGHTS, kind="denoiser").tensors
@@ -70,12 +83,32 @@ def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(
     for what in MORE:  # finished: nothing changes, in whatever order they come
         train(what, "smoke", out, start=start, clips=4)
     assert checkpoint.load(out / WEIGHTS).hash == done.hash
+    assert len(asked) == 6  # twice by each call since the picture went on
+    errors[True] = 0.3
+    train("picture", "smoke", out, start=start, clips=4)  # what has learnt paints worse: as it was, then
+    third = parts()
+    assert not differ(third[True], first[True]) and not differ(third[False], second[False])
     latents, codecs = Codec.load(out).hash, codec_hash(out)
     train("decoder", "smoke", out, start=start)  # of the codecs, too
     assert Codec.load(out).hash == latents and all(
         a != b for a, b in zip(codec_hash(out).split(), codecs.split(), strict=True)
     )
     assert join(NativeEngine(out).generate(Request("a red ball bounces", seconds=2.0)))[0].frames.shape[0] == 32
+
+
+def test_the_error_of_painting_is_that_of_the_clean_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phonofilm.train.footage.GROUP", 4)
+    weights = make_weights(tmp_path / "weights")
+    footage = Footage(film_playhouse(weights, tmp_path / "films", 4), 4)
+    denoiser, even = load_denoiser(weights / WEIGHTS, "cpu"), torch.ones(TOKEN_WIDTH)
+    found = painting_error(denoiser, footage, even, "cpu")
+    assert found > 0 and painting_error(denoiser, footage, even, "cpu") == found
+    assert painting_error(denoiser, footage, 2 * even, "cpu") == pytest.approx(2 * found)
+    z = footage.buckets[0].tensors["video_z"].float()
+    monkeypatch.setattr(denoiser, "paint", lambda x, t, g: patchify(z))
+    assert painting_error(denoiser, footage, even, "cpu") == 0
+    monkeypatch.setattr(denoiser, "paint", lambda x, t, g: 0 * x[:, : g.n_video])
+    assert painting_error(denoiser, footage, even, "cpu") == pytest.approx(float(z.square().mean()), rel=1e-4)
 
 
 def test_parts_go_on_in_no_folder_that_holds_other_things(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from shutil import copyfile
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from phonofilm import checkpoint
 from phonofilm.codec.audio import AudioCodecConfig
@@ -37,7 +38,7 @@ from phonofilm.train.codec import (
 from phonofilm.train.denoiser import KIND, PAINTER, WEIGHTS, DenoiserTraining, Generator, Sheet, train_denoiser
 from phonofilm.train.footage import Footage, film_folder, film_playhouse
 from phonofilm.train.own import OwnClips
-from phonofilm.train.painted import channel_weights, painter
+from phonofilm.train.painted import channel_weights, load_denoiser, painter, painting_error
 from phonofilm.train.schedule import Plan
 from phonofilm.train.sound import playhouse_sounds, train_audio, train_audio_decoder
 from phonofilm.train.tasks import Tasks
@@ -156,6 +157,8 @@ MORE = (BOARDS, PICTURE)
 """Parts of the denoiser, stages of its training, that can go on by themselves."""
 HARD = 0.75
 """Share of the clips, where the picture goes on, whose scenes are hard to paint."""
+UNSEEN = 96
+"""Clips by which it is judged whether what paints has become better."""
 SLOWER = 0.4
 """Learning rates of what goes on with what has learnt before, beside those of its stage."""
 
@@ -280,7 +283,8 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
     _goes_on(out, start, stored.hash)
     stage = next(stage for stage in p.denoiser if stage.training.stage == what)
     codec, tokenizer = Codec.load(out, device), Tokenizer.load(out / TOKENIZER)
-    footage = _footage(codec, out, None, clips or p.more_clips, p.batch, HARD if what == PICTURE else 0.0)
+    amount = clips or (p.clips if what == PICTURE else p.more_clips)
+    footage = _footage(codec, out, None, amount, p.batch, HARD if what == PICTURE else 0.0)
     footage.boards, footage.sounds, footage.sketches = stage.boards, stage.sounds, 2 * stage.sketches
     if what == BOARDS:  # sound is forgotten else
         footage.boards, footage.sounds, footage.codec = 0.6, 0.8, codec
@@ -291,13 +295,32 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
         start=str(start / WEIGHTS), denoiser=config, average=0.998, keep_sound=what == BOARDS,
         muon_rate=SLOWER * stage.training.muon_rate, adamw_rate=SLOWER * stage.training.adamw_rate,
     )  # fmt: skip
+    seen = channel_weights(codec, footage)
     train_denoiser(
         out / what, training, footage, tokenizer, text=TextEncoderConfig(**stored.config["text"]),
-        sheet=_sheet(out, codec, tokenizer), channel_weights=channel_weights(codec, footage), device=device,
+        sheet=_sheet(out, codec, tokenizer), channel_weights=seen, device=device,
     )  # fmt: skip
     parts = {part: out / part / WEIGHTS for part in MORE}
     boards, picture = (path if path.exists() else start / WEIGHTS for path in parts.values())
+    if picture == parts[PICTURE] and not _paints_better(picture, start / WEIGHTS, codec, seen, out, device):
+        picture = start / WEIGHTS
     merge(boards, picture, out / WEIGHTS, stored.config.get("trained", {}), side_by_side=False)
+
+
+def _paints_better(learnt: Path, before: Path, codec: Codec, channel_weights_D: Tensor, out: Path, device: str) -> bool:
+    """Whether what paints has become better on scenes that it never saw: few clips are soon known by heart."""
+    unseen = out / f"unseen-{codec.hash[:12]}"
+    footage = Footage(film_playhouse(out, unseen, UNSEEN, device=device, seed=1), 8)
+    after, at_first = (
+        painting_error(load_denoiser(weights, device), footage, channel_weights_D, device)
+        for weights in (learnt, before)
+    )
+    told = f"error on {len(footage)} clips that nothing learnt from: {at_first:.4f} before, {after:.4f} now"
+    if after >= at_first:
+        log.warning("%s. What paints is kept as it was; it learns from more clips (--clips)", told)
+        return False
+    log.info("%s", told)
+    return True
 
 
 def _goes_on(out: Path, start: Path, digest: str) -> None:
