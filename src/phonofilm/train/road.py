@@ -111,7 +111,7 @@ def playhouse_cpu() -> Preset:
         audio=AudioTraining(seconds=1080),
         text=TextTraining(), text_seconds=900,
         denoiser=_stages(Plan(hours=2.9, decay=0.25), Plan(hours=1.5, decay=0.5), Plan(hours=1.2, decay=1.0)),
-        batch=8, clips=16_000, text_clips=4_000,
+        batch=8, clips=16_000, text_clips=4_000, models={"audio": AudioCodecConfig(gains=True)},
     )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def playhouse_gpu() -> Preset:
         text=TextTraining(), text_seconds=90, denoiser=_stages(
             Plan(hours=0.13), Plan(hours=0.05, decay=0.75), Plan(hours=0.04, decay=1.0)
         ),
-        batch=256, clips=40_000, text_clips=40_000,
+        batch=256, clips=40_000, text_clips=40_000, models={"audio": AudioCodecConfig(gains=True)},
     )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def smoke() -> Preset:
         batch=4, clips=16, text_clips=16, more_clips=16, timer=TimerTraining(scenes=32, steps=4, batch=8),
         models={
             "video": VideoCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
-            "audio": AudioCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
+            "audio": AudioCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1), gains=True),
             "text": {"width": 32, "layers": 1, "heads": 2},
             "matcher": MatcherConfig(vocab=1024, width=64, text_layers=1, strip_layers=1, heads=2, embedding=32),
         },
