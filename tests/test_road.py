@@ -46,6 +46,7 @@ def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(
 ) -> None:
     monkeypatch.setattr("phonofilm.train.footage.GROUP", 4)
     monkeypatch.setattr("phonofilm.train.road.UNSEEN", 4)
+    monkeypatch.setattr("phonofilm.train.road._sheet", lambda *_: None)
     errors = {True: 0.1, False: 0.2}  # of what has learnt, of what was there before
     asked: list[bool] = []
 
