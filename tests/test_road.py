@@ -203,7 +203,7 @@ def test_hard_scenes_are_filmed_where_they_are_wished(tmp_path: Path) -> None:
         np.array([demand(seed, 3.0, why) for seed, why in zip(seeds[h], whys, strict=False)]) for h in (0.0, 0.5)
     )
     fast, walls, lips = (np.array(whys) == why for why in ("speed", "walls", "lips"))
-    assert (wished[fast] >= 0.3).all() and np.median(wished[fast]) > 1.5 * np.median(usual[fast])
+    assert (wished[fast] >= 0.3).all() and np.median(wished[fast]) > 2 * np.median(usual[fast])
     assert (wished[walls] >= 1).mean() > 0.6 and not usual[walls].all()
     assert (wished[lips] > 1.5).all() and wished[lips].mean() > usual[lips].mean()
 
