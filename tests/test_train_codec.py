@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,13 @@ def test_more_of_the_sound_s_decoder_learns_gains_and_leaves_latents_as_they_wer
     checkpoint.save(tmp_path / AUDIO_FILE, stored.tensors, kind="audio-codec", config=stored.config)
     with pytest.raises(CheckpointError, match=r"decoder\.head\.bias is missing"):
         train_audio_decoder(clicks, tmp_path, recipe)
+    for name, wrong in (("decoder.gain.bias", "is missing"), ("decoder.horn.bias", "has no place")):
+        tensors = checkpoint.load(tmp_path / AUDIO_FILE).tensors | {"decoder.head.bias": old["decoder.head.bias"]}
+        if tensors.pop(name, None) is None:
+            tensors |= {name: torch.zeros(1), "decoder.gain.bias": torch.zeros(5)}
+        checkpoint.save(tmp_path / AUDIO_FILE, tensors, kind="audio-codec", config=stored.config)
+        with pytest.raises(CheckpointError, match=f"{re.escape(name)} {wrong}"):
+            train_audio_decoder(clicks, tmp_path, recipe)
 
 
 def test_the_error_of_onsets_grows_with_what_is_heard_too_early_and_is_nothing_where_nothing_begins() -> None:

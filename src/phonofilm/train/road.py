@@ -372,11 +372,13 @@ def _train_timer(out: Path, recipe: TimerTraining) -> None:
 
 
 def _codecs(p: Preset, hours: float | None) -> tuple[VideoTraining, AudioTraining]:
-    """The recipes of both codecs, with `hours` in all."""
-    scale = 1.0 if hours is None else 3600 * hours / ((p.video.seconds or 1) + (p.audio.seconds or 1))
+    """The recipes of both codecs, with `hours` in all, in place of the preset's seconds or steps."""
+    if hours is None:
+        return p.video, p.audio
+    scale = 3600 * hours / ((p.video.seconds or 1) + (p.audio.seconds or 1))
     return (
-        replace(p.video, seconds=None if p.video.seconds is None else p.video.seconds * scale),
-        replace(p.audio, seconds=None if p.audio.seconds is None else p.audio.seconds * scale),
+        replace(p.video, seconds=(p.video.seconds or 1) * scale, steps=None),
+        replace(p.audio, seconds=(p.audio.seconds or 1) * scale, steps=None),
     )
 
 

@@ -58,9 +58,9 @@ def train_audio(
         return stored_audio(out).to(device)
     _train_sounds(run, sounds)
     if start is None:
-        raws = (model.encode_raw(_stretches(sounds, k, recipe, run.generator(salt=3), device)) for k in range(16))
         with torch.no_grad():
-            raw_MC = torch.cat([raw.flatten(0, 1) for raw in raws])
+            heard = [_stretches(sounds, k, recipe, run.generator(salt=3), device) for k in range(16)]
+            raw_MC = torch.cat([model.encode_raw(x).flatten(0, 1) for x in heard])
         model.mean.copy_(raw_MC.mean(0))
         model.std.copy_(raw_MC.std(0).clamp(min=1e-3))
     save_codec(model, out / AUDIO_FILE, AUDIO_KIND)
@@ -88,13 +88,18 @@ def train_audio_decoder(
 
 
 def stored_audio(out: Path, gains: bool | None = None) -> AudioCodec:
-    """The audio codec in `out`; gains: whether its decoder is to have them, None: as is there."""
+    """The audio codec in `out`; gains: whether its decoder is to have them, None: as is there. Raises CheckpointError
+    where weights are missing, or have no place."""
     stored = checkpoint.load(out / AUDIO_FILE, kind=AUDIO_KIND)
     config = AudioCodecConfig(**sizes_of(stored))
     model = AudioCodec(config if gains is None else replace(config, gains=gains))
-    missing, _ = model.load_state_dict({name: value.float() for name, value in stored.tensors.items()}, strict=False)
-    if any(not name.startswith("decoder.gain.") for name in missing):
-        raise CheckpointError(f"{out / AUDIO_FILE}: {missing[0]} is missing")
+    weights = {name: value.float() for name, value in stored.tensors.items()}
+    missing, surplus = model.load_state_dict(weights, strict=False)
+    lost = [name for name in missing if config.gains or not name.startswith("decoder.gain.")]
+    if lost or surplus:
+        raise CheckpointError(
+            f"{out / AUDIO_FILE}: {f'{lost[0]} is missing' if lost else f'{surplus[0]} has no place'}"
+        )
     return model
 
 
