@@ -10,7 +10,9 @@ import phonofilm
 
 ROOT = Path(phonofilm.__file__).parent
 # each may use those before it
-GROUND = ("errors", "files", "clip", "latents", "storyboard", "request", "precision", "checkpoint", "media")
+GROUND = (
+    "errors", "files", "processes", "clip", "latents", "storyboard", "request", "precision", "checkpoint", "media",
+)  # fmt: skip
 PARTS = ("codec", "text", "model", "diffusion", "playhouse", "data", "provenance", "energy")
 WORK = ("jobs", "export", "train", "evaluate")
 FACES = ("cli", "serve", "studio", "__main__")

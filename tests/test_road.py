@@ -43,7 +43,7 @@ def test_smoke_preset_goes_the_whole_road_and_resumes(tmp_path: Path) -> None:
 
 
 def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("phonofilm.train.footage.GROUP", 4)
     monkeypatch.setattr("phonofilm.train.road.UNSEEN", 4)
@@ -77,6 +77,7 @@ def test_parts_of_a_denoiser_go_on_by_themselves_and_leave_the_other_as_it_is(
     painted = {name: weight.bfloat16().float() for name, weight in before.tensors.items() if name in first[True]}
     assert not differ(painted, first[True])
     assert main(["train", "picture", *options]) == 0
+    assert "error on 4 clips that nothing learnt from: 0.2000 before, 0.1000 now" in capsys.readouterr().err
     second = parts()
     assert differ(second[True], first[True]) > len(first[True]) // 2 and not differ(first[False], second[False])
     done = checkpoint.load(out / WEIGHTS)

@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from tiny import make_weights
 
 from phonofilm.evaluate.shared import spread
 
@@ -56,21 +59,42 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
-def test_workers_end_with_a_parent_that_is_killed(tmp_path) -> None:
-    script, pids = tmp_path / "waiting.py", tmp_path / "pids"
-    script.write_text(WAITING)
-    pids.mkdir()
+FILMING = """
+import os
+from pathlib import Path
+from phonofilm.train.footage import film_playhouse
+
+if __name__ == "__main__":
+    folder = Path(os.environ["FOLDER"])
+    film_playhouse(folder / "weights", folder / "films", 100_000, workers=2)
+"""
+
+
+def filming(folder: Path) -> bool:
+    return len([part for part in (folder / "films").glob("*-of-02") if list(part.glob("0*.safetensors"))]) == 2
+
+
+def waiting(folder: Path) -> bool:
+    return len([path for path in folder.iterdir() if path.name.isdigit()]) == 2
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for children there")
+@pytest.mark.parametrize(("script", "begun"), [(WAITING, waiting), (FILMING, filming)])
+def test_workers_end_with_a_parent_that_is_killed(script: str, begun: Callable[[Path], bool], tmp_path: Path) -> None:
+    """Those who filmed filmed the same groups once more, beside the workers of the next training."""
+    make_weights(tmp_path / "weights")
+    (tmp_path / "script.py").write_text(script)
     paths = os.pathsep.join(p for p in sys.path if p.endswith("src"))
-    parent = subprocess.Popen(
-        [sys.executable, str(script)], env={**os.environ, "FOLDER": str(pids), "PYTHONPATH": paths}
-    )
+    env = {**os.environ, "FOLDER": str(tmp_path), "PYTHONPATH": paths}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], env=env)
     try:
-        assert _comes_true(lambda: len(list(pids.iterdir())) == 2), "they did not begin"
+        assert _comes_true(lambda: begun(tmp_path)), "they did not begin"
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        workers = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    workers = [int(path.name) for path in pids.iterdir()]
+    assert len(workers) == 2
     assert _comes_true(lambda: not any(_lives(pid) for pid in workers))
 
 

@@ -22,16 +22,18 @@ from phonofilm.playhouse.scene import COLOURS, KINDS, Actor, Scene
 from phonofilm.playhouse.stage import perform
 from phonofilm.playhouse.storyboard import storyboard
 from phonofilm.storyboard import (
+    METRONOME,
     OF_ACTOR,
     OF_SCENE,
     ON,
     SLOTS,
     SPLAT,
     WORTH,
+    at_instants,
     channels,
     from_tokens,
-    heard_later,
     hold,
+    in_time,
     outline,
     poses,
     rains,
@@ -108,7 +110,7 @@ def test_hits_tell_their_instants_exactly() -> None:
 def test_what_falls_is_heard_later_and_nothing_else_changes(seconds: float) -> None:
     scene = Scene((DRUM, Actor("ball", "bounce", "red", material="rubber", count=2)), seconds=3.0, seed=5)
     tokens = to_tokens(storyboard(perform(scene)))[None]
-    later = heard_later(tokens, seconds)
+    later = at_instants(tokens, seconds)
     before, after = (frames_of(from_tokens(x)[0], "hit", 1) for x in (tokens, later))
     instants = (np.arange(len(before)) + 0.5) / FPS
     assert after.sum() == pytest.approx(before.sum(), rel=1e-4) and before.sum() > ON
@@ -128,17 +130,75 @@ def test_a_blow_that_comes_later_is_as_sharp_as_before() -> None:
         hits = board[:, channels("hit", 0)].reshape(-1)
         hits[int(place)], hits[int(place) + 1] = ON * (1 - place % 1), ON * (place % 1)
         board[:, channels("hit", 0)] = hits.view(16, 4)
-    later = from_tokens(heard_later(to_tokens(boards), 0.02))[..., channels("hit", 0)].flatten(-2)
+    later = from_tokens(at_instants(to_tokens(boards), 0.02))[..., channels("hit", 0)].flatten(-2)
     assert (later.unfold(-1, 2, 1).sum(-1).amax(-1) > 0.96 * later.sum(-1)).all()
     instants = (torch.arange(64) + 0.5) / FPS
     assert (later @ instants / later.sum(-1)).numpy() == pytest.approx((times + 0.02).numpy(), abs=1e-4)
 
 
 def test_blows_are_not_moved_back_nor_by_more_than_a_frame() -> None:
-    with pytest.raises(ValueError, match=r"0 to 0\.0625, got -0\.01"):
-        heard_later(torch.zeros(1, 4, 128), -0.01)
+    with pytest.raises(ValueError, match=r"0 to 0\.0625 seconds, got -0\.01"):
+        at_instants(torch.zeros(1, 4, 128), -0.01)
     with pytest.raises(ValueError, match=r"got 0\.1"):
-        heard_later(torch.zeros(1, 4, 128), 0.1)
+        at_instants(torch.zeros(1, 4, 128), 0.1)
+
+
+def test_a_smeared_blow_is_an_instant_again_and_half_a_one_is_whole_or_none() -> None:
+    boards = torch.zeros(4, 4, 128)
+    hits = boards[..., channels("hit", 1)].reshape(4, 16).clone()
+    hits[0, 3:6] = torch.tensor([0.7, 0.69, 0.68])  # one of three frames
+    hits[1, 3:5], hits[1, 9] = torch.tensor([0.4, 0.9]), 0.8  # one that is not wholly there, and one that hardly is
+    hits[2, 3:5], hits[2, 6:8] = torch.tensor([0.5, 1.5]), torch.tensor([1.5, 0.5])  # two that follow each other
+    hits[3] = torch.tensor([0.06, -0.05]).repeat(8)
+    boards[..., channels("hit", 1)] = hits.view(4, 4, 4)
+    sharp = from_tokens(at_instants(to_tokens(boards)))[..., channels("hit", 1)].reshape(4, 16)
+    places = sharp @ torch.arange(16.0) / ON
+    torch.testing.assert_close(sharp.sum(-1), ON * torch.tensor([1.0, 1, 2, 0]), rtol=0, atol=1e-4)
+    middles = [3 + (0.69 + 2 * 0.68) / 2.07, 3 + 0.9 / 1.3, 3.75 + 6.25]
+    assert places[:3].numpy() == pytest.approx(middles, abs=1e-3)
+    assert ((sharp > 1e-3).sum(-1) == torch.tensor([2, 2, 4, 0])).all()
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_blows_of_a_true_storyboard_are_instants_already(seed: int) -> None:
+    board = to_tokens(storyboard(perform(draw_scene(seed, "train"))))[None]
+    assert torch.equal(at_instants(board), board)
+
+
+def ticking(speed: str, seed: int = 0, other: Actor = DRUM) -> Tensor:
+    """(1, T, 128), on the strip: a metronome beside another actor."""
+    scene = Scene((other, Actor("metronome", "tick", "green", speed=speed)), seconds=3.0, seed=seed)
+    return to_tokens(storyboard(perform(scene)))[None]
+
+
+@pytest.mark.parametrize("speed", ["slow", "fast"])
+@pytest.mark.parametrize("seed", range(6))
+def test_metronomes_keep_time(speed: str, seed: int) -> None:
+    """Drawn swings were uneven, and a tick was seen where none was heard."""
+    assert KINDS[METRONOME] == "metronome"
+    true = ticking(speed, seed)
+    turns = channels("turn", 1)
+    assert (from_tokens(in_time(true)) - from_tokens(true)).abs().max() < 0.015  # swings evenly already
+    rough = from_tokens(true).clone()
+    noise = torch.Generator().manual_seed(seed)
+    rough[..., turns] += 0.2 * torch.randn(rough[..., turns].shape, generator=noise)
+    rough[:, 5, turns] = 0.0  # one tick is missing
+    even = from_tokens(in_time(to_tokens(rough)))
+    assert (even[..., turns] - from_tokens(true)[..., turns]).square().mean().sqrt() < 0.1
+    rest = torch.ones(128, dtype=torch.bool)
+    rest[turns] = False
+    assert torch.equal(in_time(to_tokens(rough))[..., rest], to_tokens(rough)[..., rest])
+
+
+def test_a_metronome_goes_on_as_it_began_and_nobody_else_keeps_time() -> None:
+    true, held = ticking("slow"), torch.arange(12) < 6
+    turns, rough = channels("turn", 1), from_tokens(true).clone()
+    rough[:, 6:, turns] = 0.0
+    gone_on = in_time(to_tokens(rough), held)
+    assert torch.equal(gone_on[:, :6], to_tokens(rough)[:, :6])
+    assert (from_tokens(gone_on) - from_tokens(true))[..., turns].abs().max() < 0.12
+    bell = to_tokens(storyboard(perform(Scene((Actor("bell", "ring", "red", count=2), BIRD), seconds=3.0))))[None]
+    assert torch.equal(in_time(bell), bell)
 
 
 def test_a_still_picture_holds_one_frame() -> None:

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from phonofilm import checkpoint
-from phonofilm.clip import Clip
+from phonofilm.clip import Audio, Clip
 from phonofilm.diffusion.ahead import read_board
 from phonofilm.diffusion.schedule import shifted_times
 from phonofilm.engines.making import Defaults
 from phonofilm.engines.native import NativeEngine, shipped_weights
 from phonofilm.errors import CheckpointError
+from phonofilm.evaluate.hearing import find_onsets
 from phonofilm.latents import Geometry
 from phonofilm.model.timer import FILE, Timer, TimerConfig, load_timer
 from phonofilm.playhouse.casting import draw_scene
 from phonofilm.playhouse.playhouse import film
+from phonofilm.playhouse.scene import Actor, Scene
 from phonofilm.playhouse.stage import perform
 from phonofilm.playhouse.storyboard import storyboard
 from phonofilm.request import Request
@@ -174,3 +176,36 @@ def test_a_given_picture_is_heard_when_it_is_seen() -> None:
     late = NativeEngine(shipped_weights(), device="cpu", defaults=Defaults(drafts=4, boards=8, hit_delay=0.05))
     again = late.make(request, {"video": Clip(shot.frames[0].numpy(), 16.0)})
     assert again.audio is not None and np.array_equal(again.audio.samples, made.audio.samples)
+
+
+@pytest.mark.parametrize("prompt", ["a green metronome ticks slowly", "a small red metronome ticks fast"])
+def test_a_metronome_is_heard_evenly(prompt: str) -> None:
+    """The whole engine; one of these eight films held a single tick, and most were uneven."""
+    engine = NativeEngine(shipped_weights(), device="cpu")
+    for clip in engine.make_batch([prompt] * 4, [1, 2, 3, 4], 3.0, (128, 128), steps=4):
+        assert clip.audio is not None
+        between = np.diff(find_onsets(clip.audio.samples[0]).times)
+        assert len(between) >= (6 if "fast" in prompt else 2)
+        assert np.ptp(between) < 0.05
+
+
+@pytest.mark.parametrize("given", ["nothing", "its end is not", "sound"])
+def test_a_metronome_keeps_its_own_time_but_beside_a_sound_that_is_given(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Tensor | None] = []
+
+    def kept(board_BTD: Tensor, held_T: Tensor | None = None) -> Tensor:
+        asked.append(held_T)
+        return board_BTD
+
+    monkeypatch.setattr("phonofilm.engines.making.in_time", kept)
+    engine = NativeEngine(shipped_weights(), device="cpu", defaults=Defaults(drafts=1, boards=2, steps=2))
+    scene = Scene((Actor("metronome", "tick", "green", speed="slow"),), seconds=2.0)
+    shot = film([scene])
+    clip = Clip(shot.frames[0].numpy(), 16.0, Audio(shot.audio[:1].numpy(), 16_000))
+    role = {"nothing": {}, "its end is not": {"continue": clip}, "sound": {"audio": clip}}[given]
+    engine.make(Request("a metronome ticks", seconds=2.0, seed=1), role)
+    assert bool(asked) == (given != "sound")
+    if given == "its end is not":
+        assert all(held is not None and held.any() and not held.all() for held in asked)

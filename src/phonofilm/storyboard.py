@@ -69,6 +69,11 @@ FACES: Final = (8, 9, 10)  # numbers of the kinds that speak
 FALLING: Final = (0, 1)  # those of balls and boxes, which fall, bounce and collide
 FAINT: Final = 0.1  # a hit below it is none
 RAIN: Final = 7  # number of the kind that is rain
+METRONOME: Final = 4  # and of the one that keeps time
+SWING: Final = 0.45  # radians to either side, of its rod
+PERIODS: Final = ((0.335, 0.385), (0.67, 0.77))  # seconds from side to side, of fast and of slow ones
+TRIES: Final = 64  # of each of them
+HELD: Final = 10.0  # how much frames that are given weigh beside others, where a swing is fitted to both
 CLAIMS: Final = {
     **{
         f"{slot}.{name}": count
@@ -207,6 +212,44 @@ def steady(tokens_BTD: Tensor, of_T: Tensor | None = None) -> Tensor:
     return to_tokens(board)
 
 
+def in_time(board_BTD: Tensor, held_T: Tensor | None = None) -> Tensor:
+    """The nearest storyboard whose metronomes keep time: the rod swings evenly, as far as rods do, with the period and
+    the phase that fit best (least squares over `PERIODS`). Tokens as on the strip; those where `held_T` (bool) is true
+    stay as they are, and count `HELD` times as much."""
+    keeps_BK = _are(board_BTD, (METRONOME,))
+    if not bool(keeps_BK.any()):
+        return board_BTD
+    plain, (B, T, _) = from_tokens(board_BTD), board_BTD.shape
+    weight_N = torch.ones(T * FRAMES_PER_LATENT)
+    if held_T is not None:
+        weight_N[held_T.cpu().repeat_interleave(FRAMES_PER_LATENT)] = HELD
+    waves_PNW = _swings(T)
+    heavy_PNW = waves_PNW * weight_N[:, None]
+    solve_PWN = torch.linalg.solve(heavy_PNW.mT @ waves_PNW, heavy_PNW.mT)
+    moved_BTD = torch.zeros_like(board_BTD, dtype=torch.bool)
+    for slot in range(SLOTS):
+        span = channels("turn", slot)
+        turn_BN = plain[..., span].flatten(-2).cpu().float().clamp(-1, 1).asin()
+        fit_PBW = turn_BN @ solve_PWN.mT
+        off_PB = ((fit_PBW @ waves_PNW.mT - turn_BN).square() * weight_N).sum(-1)
+        best_B = off_PB.argmin(0)
+        fit_BW = F.normalize(fit_PBW[best_B, torch.arange(B)], dim=-1)
+        swing_BN = SWING * (waves_PNW[best_B] @ fit_BW[..., None])[..., 0]
+        plain[..., span] = swing_BN.sin().to(plain).view(B, T, -1)
+        moved_BTD[..., span] = keeps_BK[:, slot, None, None]
+    if held_T is not None:
+        moved_BTD &= ~held_T[:, None]
+    return torch.where(moved_BTD, to_tokens(plain), board_BTD)  # all else bitwise as it was
+
+
+@cache
+def _swings(T: int) -> Tensor:
+    """(P, N, 2): cosine and sine of each period, of `PERIODS`, at the frames of T tokens."""
+    periods = torch.cat([torch.linspace(low, high, TRIES, dtype=torch.float64) for low, high in PERIODS])
+    phase = torch.pi * (torch.arange(T * FRAMES_PER_LATENT) + 0.5) / FPS / periods[:, None]
+    return torch.stack([torch.cos(phase), torch.sin(phase)], dim=-1).float()
+
+
 def under_skies(board_BTD: Tensor, which: int, count: int) -> Tensor:
     """A storyboard beneath `count` skies, evenly spaced: (B, T, 128) → (B, count, T, 128), both as on the strip.
 
@@ -244,39 +287,40 @@ def blows(board_BTD: Tensor) -> Tensor:
     return torch.stack([board[..., channels("hit", k)].clamp(min=0).sum((-2, -1)) / ON for k in range(SLOTS)], dim=-1)
 
 
-def heard_later(board_BTD: Tensor, seconds: float) -> Tensor:
-    """The same storyboards on the strip, where every hit of what falls (`FALLING`) comes `seconds` later, from 0 to a
-    frame (1/16 s), so that the mean of the instants moves by exactly that. What would come after the end is gone.
-    Raises ValueError for other seconds."""
-    share = seconds * FPS
-    if not 0 <= share <= 1:
-        raise ValueError(f"seconds must be from 0 to {1 / FPS:g}, got {seconds:g}")
+def at_instants(board_BTD: Tensor, later: float = 0.0) -> Tensor:
+    """The nearest storyboards on the strip in which every hit is an instant: what is smeared over three frames is
+    shared out between two again, what is more than half a hit is a whole one, and less is none.
+
+    later: seconds, from 0 to a frame (1/16 s), by which hits of what falls (`FALLING`) come later. What would come
+    after the end is gone. Raises ValueError for other seconds."""
+    if not 0 <= later * FPS <= 1:
+        raise ValueError(f"later must be from 0 to {1 / FPS:g} seconds, got {later:g}")
     plain, falls_BK = from_tokens(board_BTD), _are(board_BTD, FALLING)
     moved_BTD = torch.zeros_like(board_BTD, dtype=torch.bool)
     for slot in range(SLOTS):
         span = channels("hit", slot)
-        plain[..., span] = _later(plain[..., span].flatten(-2), share).view_as(plain[..., span])
-        moved_BTD[..., span] = falls_BK[..., slot, None, None] & bool(share)
+        hits_BN = plain[..., span].flatten(-2)
+        sharp_BN = _instants(hits_BN, later * FPS * falls_BK[..., slot, None])
+        plain[..., span] = sharp_BN.view_as(plain[..., span])
+        moved_BTD[..., span] = ((sharp_BN - hits_BN).abs().amax(-1) > 1e-4)[..., None, None]
     return torch.where(moved_BTD, to_tokens(plain), board_BTD)  # all else bitwise as it was
 
 
-def _later(hits_BN: Tensor, share: float) -> Tensor:
-    """Hits of N frames, `share` of a frame later. One that stands alone is shared out anew between two frames, as sharp
-    as it was; of others a part goes over from each frame to the next."""
-
-    def back(x_BN: Tensor, frames: int) -> Tensor:
-        return F.pad(x_BN, (frames, -frames))
-
-    there_BN = hits_BN > FAINT
-    two_BN = back(there_BN, -1)
-    alone_BN = there_BN & ~back(there_BN, 1) & ~(two_BN & back(there_BN, -2))
-    second_BN = back(hits_BN, -1) * (alone_BN & two_BN)
-    mass_BN = hits_BN * alone_BN + second_BN
-    place_BN = second_BN / mass_BN.clamp(min=FAINT) + share  # frames behind the first one, 0 to 2
-    rest_BN = hits_BN - hits_BN * alone_BN - back(second_BN, 1)
-    total_BN = torch.lerp(rest_BN, back(rest_BN, 1), share)
-    for frame in range(3):
-        total_BN = total_BN + back(mass_BN * (1 - (place_BN - frame).abs()).clamp(min=0), frame)
+def _instants(hits_BN: Tensor, later_B1: Tensor) -> Tensor:
+    """Hits of N frames, each about the frame where it is strongest, shared out between the two frames around its
+    instant, which comes `later` frames later. One that the last frame cuts off is only put off."""
+    hits_BN = hits_BN.clamp(min=0)
+    before_BN, after_BN = F.pad(hits_BN, (1, -1)), F.pad(hits_BN, (-1, 1))
+    mass_BN = before_BN + hits_BN + after_BN
+    strong_BN = 2 * hits_BN + mass_BN  # of a smeared one its middle
+    there_BN = (strong_BN >= F.pad(strong_BN, (1, -1))) & (strong_BN > F.pad(strong_BN, (-1, 1))) & (mass_BN > ON / 2)
+    place_BN = (after_BN - before_BN) / mass_BN.clamp(min=FAINT) + later_B1  # frames behind the strongest one
+    whole_BN = torch.full_like(hits_BN, ON)
+    whole_BN[..., -1] = mass_BN[..., -1].clamp(max=ON)
+    total_BN = torch.zeros_like(hits_BN)
+    for frame in (-1, 0, 1, 2):
+        share_BN = there_BN * whole_BN * (1 - (place_BN - frame).abs()).clamp(min=0)
+        total_BN = total_BN + F.pad(share_BN, (frame, -frame))
     return total_BN
 
 

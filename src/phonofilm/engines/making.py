@@ -32,7 +32,7 @@ from phonofilm.latents import Geometry, Latents
 from phonofilm.model.denoiser import Denoiser
 from phonofilm.model.timer import Timer
 from phonofilm.request import Request
-from phonofilm.storyboard import heard_later
+from phonofilm.storyboard import at_instants, in_time
 from phonofilm.text.encoder import TextEncoder, trim
 from phonofilm.text.tokenizer import Tokenizer
 
@@ -264,6 +264,7 @@ class Maker(ABC):
         if g.latents == 1:  # a picture keeps no count
             rounds = 1
         times, seen = shifted_times(d.boards, d.board_shift), self._given_picture(strip)
+        heard = bool((mask_BN[:, g.audio] < 1).all())
         count = drafts * rounds + (d.particles * len(times) if seen else 0)
         noise = strip_noise(seeds, Geometry(0, g.height, g.width, boards=g.latents * count), self.device)
         noise_BKTD = noise.view(B, count, g.latents, latents.TOKEN_WIDTH)
@@ -276,7 +277,9 @@ class Maker(ABC):
             )  # fmt: skip
 
         def timed(board_BTD: Tensor) -> Tensor:
-            return self.timer.timed(board_BTD) if self.timer is not None else board_BTD
+            if not heard:  # a given sound keeps its own time
+                board_BTD = in_time(board_BTD, held_T)
+            return at_instants(self.timer.timed(board_BTD) if self.timer is not None else board_BTD)
 
         def draw(rows: Tensor, noise_NKTD: Tensor) -> Tensor:
             K = noise_NKTD.shape[1]
@@ -316,7 +319,7 @@ class Maker(ABC):
                 lambda x, m: draw_board(script.drawing, x, m, g, noise_BKTD[:, 0], chosen, rest, watch),
             )  # fmt: skip
         given = held_T is not None and bool(held_T.all())  # a picture that is not painted is not smeared
-        return heard_later(timed(board_BTD), 0.0 if given else d.hit_delay)
+        return at_instants(timed(board_BTD), 0.0 if given else d.hit_delay)
 
     def _given_picture(self, strip: Latents) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:
         """Where a part of the picture is given: how badly a storyboard explains it, (N, T, D) → (N, T), and of which

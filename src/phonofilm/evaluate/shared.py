@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import connection, parent_process
 from typing import Any, TypeVar
 
 import torch
+
+from phonofilm.processes import end_with_parent
 
 Tools = TypeVar("Tools")
 Item = TypeVar("Item")
@@ -42,17 +41,9 @@ def spread(
 
 
 def _prepare(there: Callable[[], Any]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
     _tools.append(there())
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed sends no word, and its children would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _work(work: Callable[[Any, Item], Found], item: Item) -> Found:

@@ -20,7 +20,7 @@ from phonofilm.latents import (
 from phonofilm.playhouse.scene import COLOURS, FACES, FLOORS, KINDS, LIGHTS, MATERIALS, Performance
 from phonofilm.playhouse.stage import camera, extent, floor_height
 from phonofilm.storyboard import FACES as SPEAKING
-from phonofilm.storyboard import FALLING, OF_ACTOR, OF_SCENE, ON, RAIN, ZOOM_UNIT, channels
+from phonofilm.storyboard import FALLING, METRONOME, OF_ACTOR, OF_SCENE, ON, RAIN, ZOOM_UNIT, channels
 
 Array = NDArray[Any]
 
@@ -31,7 +31,7 @@ DRESSED = {"woman", "man"}  # whose skin and hair are drawn
 for _name, _values in (("kind", KINDS), ("colour", COLOURS), ("material", MATERIALS)):
     assert OF_ACTOR[_name] == len(_values), _name
 assert tuple(KINDS[k] for k in SPEAKING) == FACES and KINDS[RAIN] == "rain"
-assert tuple(KINDS[k] for k in FALLING) == ("ball", "box")
+assert tuple(KINDS[k] for k in FALLING) == ("ball", "box") and KINDS[METRONOME] == "metronome"
 assert OF_SCENE["floor"] == len(FLOORS) and OF_SCENE["light"] == len(LIGHTS)
 
 

@@ -26,6 +26,7 @@ from phonofilm.data.folder import Folder
 from phonofilm.errors import InputError, PhonofilmError
 from phonofilm.latents import PATCH, PIXELS_PER_LATENT, tokens_from_pixels
 from phonofilm.playhouse.scene import FACES, KINDS, Performance, Scene
+from phonofilm.processes import end_with_parent
 from phonofilm.storyboard import to_tokens
 from phonofilm.train.alignment import claimed, listen, spoken, truth_maps
 
@@ -97,10 +98,11 @@ def _film_groups(
     hard: float,
     done: Callable[[int], None] | None = None,
 ) -> LatentCache:
-    """One worker's share; with no `done` it is a process of its own, which keeps to one thread."""
+    """One worker's share; with no `done` it is a process of its own, of one thread, which ends with its parent."""
     from phonofilm.playhouse.playhouse import take
 
     if done is None:
+        end_with_parent()
         torch.set_num_threads(1)
     codec = Codec.load(weights, device)
     cache = LatentCache(directory, codec.hash)

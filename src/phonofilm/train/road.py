@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import copyfile
@@ -15,11 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from phonofilm import checkpoint
 from phonofilm.codec.audio import AudioCodecConfig
 from phonofilm.codec.codec import AUDIO_FILE, VIDEO_FILE, Codec
 from phonofilm.codec.video import VideoCodecConfig
+from phonofilm.data.cache import LatentCache
 from phonofilm.engines.native import SAMPLING_FILE, shipped_weights
 from phonofilm.errors import CheckpointError, InputError
 from phonofilm.files import replacing
@@ -80,6 +83,7 @@ class Preset:
     models: dict[str, Any] = field(default_factory=dict)  # sizes other than the defaults: video, audio, matcher, ...
     timer: TimerTraining = field(default_factory=TimerTraining)
     more_clips: int = 2_000  # that are filmed where one goes on with weights that are there, see `_more`
+    more_batch: int = 32  # clips of a forward pass where what paints goes on: fewer stir up what it has learnt
 
 
 def _stages(first: Plan, second: Plan, third: Plan, **options: Any) -> tuple[Stage, ...]:
@@ -122,7 +126,7 @@ def playhouse_gpu() -> Preset:
         text=TextTraining(), text_seconds=90, denoiser=_stages(
             Plan(hours=0.13), Plan(hours=0.05, decay=0.75), Plan(hours=0.04, decay=1.0)
         ),
-        batch=256, clips=40_000, text_clips=40_000, models={"audio": AudioCodecConfig(gains=True)},
+        batch=256, clips=40_000, text_clips=40_000, more_batch=256, models={"audio": AudioCodecConfig(gains=True)},
     )  # fmt: skip
 
 
@@ -136,7 +140,7 @@ def smoke() -> Preset:
             Plan(steps=4, warmup=2), Plan(steps=2, warmup=1), Plan(steps=2, warmup=1), denoiser=TINY_DENOISER,
             compile=False,
         ),
-        batch=4, clips=16, text_clips=16, more_clips=16, timer=TimerTraining(scenes=32, steps=4, batch=8),
+        batch=4, clips=16, text_clips=16, more_clips=16, more_batch=4, timer=TimerTraining(scenes=32, steps=4, batch=8),
         models={
             "video": VideoCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1)),
             "audio": AudioCodecConfig(encoder_widths=TINY, decoder_widths=TINY, decoder_blocks=(1, 1, 1), gains=True),
@@ -161,6 +165,8 @@ UNSEEN = 96
 """Clips by which it is judged whether what paints has become better."""
 SLOWER = 0.4
 """Learning rates of what goes on with what has learnt before, beside those of its stage."""
+SETTLED = 0.1
+"""The same of what paints: faster, or in batches of 8, it forgot more than it learnt."""
 
 PRESETS = {"playhouse-cpu": playhouse_cpu, "playhouse-gpu": playhouse_gpu, "smoke": smoke}
 
@@ -284,7 +290,10 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
     stage = next(stage for stage in p.denoiser if stage.training.stage == what)
     codec, tokenizer = Codec.load(out, device), Tokenizer.load(out / TOKENIZER)
     amount = clips or (p.clips if what == PICTURE else p.more_clips)
-    footage = _footage(codec, out, None, amount, p.batch, HARD if what == PICTURE else 0.0)
+    if what == PICTURE:
+        footage, slower = _footage(codec, out, None, amount, p.more_batch, HARD), SETTLED
+    else:
+        footage, slower = _footage(codec, out, None, amount, p.batch), SLOWER
     footage.boards, footage.sounds, footage.sketches = stage.boards, stage.sounds, 2 * stage.sketches
     if what == BOARDS:  # sound is forgotten else
         footage.boards, footage.sounds, footage.codec = 0.6, 0.8, codec
@@ -293,7 +302,7 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
     training = replace(
         stage.training, plan=plan if hours is None else replace(plan, steps=None, hours=hours), after=None,
         start=str(start / WEIGHTS), denoiser=config, average=0.998, keep_sound=what == BOARDS,
-        muon_rate=SLOWER * stage.training.muon_rate, adamw_rate=SLOWER * stage.training.adamw_rate,
+        muon_rate=slower * stage.training.muon_rate, adamw_rate=slower * stage.training.adamw_rate,
     )  # fmt: skip
     seen = channel_weights(codec, footage)
     train_denoiser(
@@ -309,8 +318,7 @@ def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, cli
 
 def _paints_better(learnt: Path, before: Path, codec: Codec, channel_weights_D: Tensor, out: Path, device: str) -> bool:
     """Whether what paints has become better on scenes that it never saw: few clips are soon known by heart."""
-    unseen = out / f"unseen-{codec.hash[:12]}"
-    footage = Footage(film_playhouse(out, unseen, UNSEEN, device=device, seed=1), 8)
+    footage = Footage(_filmed(codec, out, "unseen", UNSEEN, seed=1), 8)
     after, at_first = (
         painting_error(load_denoiser(weights, device), footage, channel_weights_D, device)
         for weights in (learnt, before)
@@ -319,7 +327,7 @@ def _paints_better(learnt: Path, before: Path, codec: Codec, channel_weights_D: 
     if after >= at_first:
         log.warning("%s. What paints is kept as it was; it learns from more clips (--clips)", told)
         return False
-    log.info("%s", told)
+    tqdm.write(f"What paints: {told}", file=sys.stderr)
     return True
 
 
@@ -360,8 +368,6 @@ def _without_storyboard(stage: Stage) -> Stage:
 
 
 def _train_timer(out: Path, recipe: TimerTraining) -> None:
-    from tqdm import tqdm
-
     with tqdm(desc="timer", unit="step") as bar:
 
         def show(step: int, steps: int, loss: float) -> None:
@@ -383,8 +389,6 @@ def _codecs(p: Preset, hours: float | None) -> tuple[VideoTraining, AudioTrainin
 
 
 def _own(out: Path, folder: Path) -> OwnClips:
-    from tqdm import tqdm
-
     with tqdm(desc="reading", unit="clip") as bar:
 
         def show(done: int, total: int) -> None:
@@ -439,10 +443,13 @@ def _footage(
     batch: int,
     hard: float = 0.0,
 ) -> Footage:
-    from tqdm import tqdm
-
     if folder is not None:
         return Footage([film_folder(codec, out, folder)], batch)
+    return Footage(_filmed(codec, out, "hard" if hard else "playhouse", clips, hard), batch)
+
+
+def _filmed(codec: Codec, out: Path, name: str, clips: int, hard: float = 0.0, seed: int = 0) -> list[LatentCache]:
+    """Clips of the playhouse in a folder of their own, with a progress bar; all cores film where there are many."""
     with tqdm(desc="filming", unit="group") as bar:
 
         def show(done: int, total: int) -> None:
@@ -451,9 +458,8 @@ def _footage(
 
         device = str(codec.device)
         workers = max(1, os.cpu_count() or 1) if device == "cpu" and clips > 64 else 1
-        folder = out / f"{'hard' if hard else 'playhouse'}-{codec.hash[:12]}"
-        caches = film_playhouse(out, folder, clips, device=device, workers=workers, hard=hard, progress=show)
-        return Footage(caches, batch)
+        folder = out / f"{name}-{codec.hash[:12]}"
+        return film_playhouse(out, folder, clips, device=device, workers=workers, seed=seed, hard=hard, progress=show)
 
 
 def _captions(footage: Footage) -> list[str]:
