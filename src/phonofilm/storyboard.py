@@ -67,7 +67,6 @@ OF_SCENE: Final = {"pan": 1, "zoom": 1, "wall": 2, "floor": 3, "light": 4, "sky"
 Sky: sine and cosine of what clouds and hills, and sun and window, depend on. Looks: skin, hair, streaks of rain."""
 FACES: Final = (8, 9, 10)  # numbers of the kinds that speak
 FALLING: Final = (0, 1)  # those of balls and boxes, which fall, bounce and collide
-FAINT: Final = 0.1  # a hit below it is none
 RAIN: Final = 7  # number of the kind that is rain
 METRONOME: Final = 4  # and of the one that keeps time
 SWING: Final = 0.45  # radians to either side, of its rod
@@ -314,7 +313,7 @@ def _instants(hits_BN: Tensor, later_B1: Tensor) -> Tensor:
     mass_BN = before_BN + hits_BN + after_BN
     strong_BN = 2 * hits_BN + mass_BN  # of a smeared one its middle
     there_BN = (strong_BN >= F.pad(strong_BN, (1, -1))) & (strong_BN > F.pad(strong_BN, (-1, 1))) & (mass_BN > ON / 2)
-    place_BN = (after_BN - before_BN) / mass_BN.clamp(min=FAINT) + later_B1  # frames behind the strongest one
+    place_BN = (after_BN - before_BN) / mass_BN.clamp(min=ON / 2) + later_B1  # frames behind the strongest one
     whole_BN = torch.full_like(hits_BN, ON)
     whole_BN[..., -1] = mass_BN[..., -1].clamp(max=ON)
     total_BN = torch.zeros_like(hits_BN)
