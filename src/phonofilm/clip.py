@@ -167,6 +167,9 @@ def _resize_weights(old: int, new: int, start: float, span: float) -> NDArray[np
     return weights
 
 
+HALF: Final = 0.5 + 2**-10  # is added before rounding down: halves go up in whatever order a processor adds
+
+
 def fit(frames: Frames, width: int, height: int) -> Frames:
     """Crop `frames` (T, H, W, 3) about the middle to the shape of width × height, then scale by area."""
     if width < 1 or height < 1:
@@ -181,7 +184,7 @@ def fit(frames: Frames, width: int, height: int) -> Frames:
     out = np.empty((len(frames), height, width, 3), np.uint8)
     for k, frame in enumerate(frames):
         rows = down @ frame.reshape(h, w * 3).astype(np.float32)  # (height, w·3)
-        out[k] = (across @ rows.reshape(height, w, 3) + 0.5).astype(np.uint8)
+        out[k] = (across @ rows.reshape(height, w, 3) + HALF).astype(np.uint8)
     return out
 
 
