@@ -121,6 +121,14 @@ def test_fit_keeps_a_flat_colour(w, h, width, height, level):
     assert (out == level).all()
 
 
+def test_fit_of_a_mirrored_picture_is_the_mirrored_fit():
+    """Halves went up or down by the order of the sum."""
+    frames = np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3)).astype(np.uint8)
+    fitted = fit(frames, 160, 96)
+    assert np.array_equal(fit(frames[:, :, ::-1], 160, 96)[:, :, ::-1], fitted)
+    assert np.array_equal(fit(frames[:, ::-1], 160, 96)[:, ::-1], fitted)
+
+
 def test_fit_does_not_move_the_picture():
     x = np.arange(200)
     ramp = np.repeat(np.repeat(x[None, None, :, None], 100, 1), 3, 3).astype(np.uint8)
