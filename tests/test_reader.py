@@ -99,6 +99,32 @@ def test_one_blow_too_many_is_no_small_doubt(taught: tuple[Reader, Tensor, dict[
     assert (after[1:] - before[1:] > 0.9 * MOST).all()
 
 
+def test_nobody_is_there_whom_the_prompt_does_not_name(taught: tuple[Reader, Tensor, dict[str, Any]]) -> None:
+    """Where it names nobody, it leaves open who is there."""
+    reader, text, batch = taught
+    mask = torch.ones(text.shape[:2], dtype=torch.bool)
+    mask[:, 4:] = False
+    shown = reader.show(batch["board"])
+    told = reader.tell(text, mask)
+    first, second = (list(CLAIMS).index(f"{slot}.kind") for slot in (0, 1))
+    assert (told[second].argmax(-1) == 0).all() and (shown[second].argmax(-1) == 0).all()
+    haunted = [logits.clone() for logits in shown]
+    haunted[second][:, 1] = haunted[second].amax() + 20  # a ball
+
+    def doubts(logits: list[Tensor], claims: list[Tensor]) -> Tensor:
+        reader.show, reader.tell = lambda _: logits, lambda *_: claims  # type: ignore[method-assign, assignment]
+        try:
+            return reader.doubts(batch["board"], text, mask)
+        finally:
+            del reader.show, reader.tell
+
+    silent = [logits.clone() for logits in told]
+    silent[first][:, 0] = silent[first].amax() + 1
+    with torch.no_grad():
+        assert (doubts(haunted, told)[1:] - doubts(shown, told)[1:] > 0.9 * MOST).all()
+        assert torch.equal(doubts(haunted, silent), doubts(shown, silent))
+
+
 def test_drafts_are_drawn_until_one_leaves_no_doubt() -> None:
     """Of each prompt the best of all that were drawn, and no more are drawn for those that are content."""
     B, R, K, T, D = 3, 4, 2, 5, 128

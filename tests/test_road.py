@@ -15,6 +15,8 @@ from phonofilm.cli import main
 from phonofilm.codec.codec import Codec
 from phonofilm.data.cache import LatentCache
 from phonofilm.engines import NativeEngine, join
+from phonofilm.engines.making import Defaults
+from phonofilm.engines.native import SAMPLING_FILE
 from phonofilm.errors import InputError
 from phonofilm.evaluate.run import codec_hash
 from phonofilm.latents import TOKEN_WIDTH, Geometry, Latents, patchify
@@ -224,11 +226,13 @@ def test_a_folder_of_clips_is_learnt_from_and_what_is_broken_is_skipped(tmp_path
     (folder / "broken.mp4").write_bytes(b"\0\0\0\x18ftypmp42 and then nothing")
     (folder / "broken.txt").write_text("it does not open")
     out = make_weights(tmp_path / "run")
+    (out / SAMPLING_FILE).unlink()
     train("denoiser", "smoke", out, folder=folder)
     first = checkpoint.load(out / "denoiser.safetensors").hash
     (out / "denoiser.state").unlink()
     train("denoiser", "smoke", out, folder=folder)
     assert checkpoint.load(out / "denoiser.safetensors").hash == first
+    assert NativeEngine(out).defaults.steps > Defaults().steps  # and leaves more open than one beneath a storyboard
     engine = NativeEngine(out)  # nobody knows these clips' storyboards: the picture must follow the prompt without one
     g = Geometry(4, 4, 4, 8)
     strip = Latents(torch.zeros(1, g.n, TOKEN_WIDTH), g, torch.ones(1, g.n))

@@ -31,6 +31,7 @@ from phonofilm.storyboard import (
     WORTH,
     at_instants,
     channels,
+    decided,
     from_tokens,
     hold,
     in_time,
@@ -416,3 +417,27 @@ def test_mouths_follow_the_first_sound_and_nothing_is_done_where_nobody_speaks()
         given[:, track] = 0
         assert torch.equal(lip_sync(woman, x, given, g, sound, draw), woman)
     assert not asked
+
+
+@pytest.mark.parametrize("split", ["train_like", "held_out_combinations"])
+def test_a_true_storyboard_is_decided(split: str) -> None:
+    for seed in range(24):
+        board = to_tokens(storyboard(perform(draw_scene(seed, split))))[None]
+        assert torch.equal(decided(board), board)
+
+
+def test_what_is_left_open_is_decided() -> None:
+    """An actor is of one kind and colour, a set has one sun."""
+    true = from_tokens(to_tokens(storyboard(perform(Scene((BALL, DRUM), camera="pan", seconds=2.0)))))[None]
+    kind, colour, sky = channels("kind", 1), channels("colour", 1), channels("sky")
+    vague = true.clone()
+    vague[..., kind] = vague[..., kind] / 2 + 0.05 * torch.arange(11) / 11
+    vague[..., colour] = 0.18
+    vague[..., colour.start + 6] = 0.23
+    vague[..., channels("floor")] = torch.tensor([0.2, 1.3, 0.7])
+    vague[..., channels("material", 1)] = torch.tensor([0.1, -0.2, 0.2])  # a drum has none
+    vague[..., sky] *= torch.tensor([0.3, 1.4, 0.3, 1.4])
+    wanted = true.clone()
+    wanted[..., colour], wanted[..., channels("floor")] = ON * torch.eye(10)[6], ON * torch.eye(3)[1]
+    torch.testing.assert_close(from_tokens(decided(to_tokens(vague))), wanted, rtol=0, atol=1e-4)
+    assert not decided(torch.zeros(1, 8, 128)).any()  # nobody is nobody

@@ -249,6 +249,29 @@ def _swings(T: int) -> Tensor:
     return torch.stack([torch.cos(phase), torch.sin(phase)], dim=-1).float()
 
 
+def decided(tokens_BTD: Tensor) -> Tensor:
+    """The nearest storyboard in which every choice is made: of the kinds, colours and materials of an actor, of floors
+    and of lights one is so, or none; and the sky's sines and cosines are those of two angles.
+
+    What a prompt leaves open is drawn as a bit of all that may be: an actor of ten colours is painted brown and
+    shimmers, and a set between two skies has two suns. Tokens as on the strip, (B, T, 128), in which nobody changes
+    (`steady`); those that are true stay bitwise as they are.
+    """
+    drawn = from_tokens(tokens_BTD)
+    board = drawn.clone()
+    of_actors = (channels(name, slot) for slot in range(SLOTS) for name in ("kind", "colour", "material"))
+    for span in (*of_actors, channels("floor"), channels("light")):
+        values = drawn[..., span].mean(-2, keepdim=True)
+        one = ON * F.one_hot(values.argmax(-1), values.shape[-1]).to(values)
+        some = values.clamp(min=0).sum(-1, keepdim=True) > ON / 2
+        board[..., span] = torch.where(some, one, 0.0)
+    span = channels("sky")
+    turns = drawn[..., span].mean(-2, keepdim=True).unflatten(-1, (2, 2))  # sines, cosines
+    board[..., span] = F.normalize(turns, dim=-2).flatten(-2)
+    moved_BTD = (board - drawn).abs() > 1e-4  # none of these numbers is mixed with others on the strip
+    return torch.where(moved_BTD, to_tokens(board), tokens_BTD)
+
+
 def under_skies(board_BTD: Tensor, which: int, count: int) -> Tensor:
     """A storyboard beneath `count` skies, evenly spaced: (B, T, 128) → (B, count, T, 128), both as on the strip.
 

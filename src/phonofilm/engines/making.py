@@ -25,14 +25,14 @@ from phonofilm.diffusion.guidance import ClassifierFree, MatchGuidance, TrackGui
 from phonofilm.diffusion.noise import strip_noise
 from phonofilm.diffusion.sampler import Denoise, Sampler
 from phonofilm.diffusion.samplers import SAMPLERS
-from phonofilm.diffusion.schedule import SHIFT, shifted_times
+from phonofilm.diffusion.schedule import shifted_times
 from phonofilm.engines.masks import composed, free_tokens
 from phonofilm.errors import InputError
 from phonofilm.latents import Geometry, Latents
 from phonofilm.model.denoiser import Denoiser
 from phonofilm.model.timer import Timer
 from phonofilm.request import Request
-from phonofilm.storyboard import at_instants, in_time
+from phonofilm.storyboard import at_instants, decided, in_time
 from phonofilm.text.encoder import TextEncoder, trim
 from phonofilm.text.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ LONGEST = 16  # video latents (4 s) of a strip
 class Defaults:
     """Sampler settings where the request leaves them open."""
 
-    steps: int = 12
+    steps: int = 6  # of picture and sound: beneath a storyboard little is left open, and more make neither better
     boards: int = 12  # steps of the storyboard, which cost little
     again: float = 0.4  # noise level from which the kept draft is gone over once more, in as many steps; 0: it is not
     lips: int = 6  # steps of a first sound, and of the mouths that it asks for
@@ -61,7 +61,7 @@ class Defaults:
     rain_guidance: float = 2.5  # of a picture in which it rains: streaks that nobody can foretell come out faint
     board_guidance: float = 1.5  # of the storyboard, whose numbers more would bend
     hit_delay: float = 0.01  # seconds by which what falls is heard later than drawn, since it is seen later, smeared
-    shift: float = SHIFT  # of the time grid
+    shift: float = 3.0  # of the time grid: sound is coarse where the last step begins in much noise
 
 
 @dataclass(frozen=True)
@@ -277,6 +277,8 @@ class Maker(ABC):
             )  # fmt: skip
 
         def timed(board_BTD: Tensor) -> Tensor:
+            if not seen:  # a given picture may show what is neither the one nor the other
+                board_BTD = decided(board_BTD)
             if not heard:  # a given sound keeps its own time
                 board_BTD = in_time(board_BTD, held_T)
             return at_instants(self.timer.timed(board_BTD) if self.timer is not None else board_BTD)

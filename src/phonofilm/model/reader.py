@@ -74,9 +74,11 @@ class Reader(nn.Module):
         """(B,) float32: how unlikely it is that the storyboard shows what the prompt claims, summed over the claims.
 
         The negative logarithm of the probability of each, `MOST` at most, so that one hopeless claim does not decide.
-        Blows are counted, not guessed: `MOST` for each that is missing or too many, less for half ones.
+        Blows are counted, not guessed: `MOST` for each that is missing or too many, less for half ones. Where a prompt
+        names somebody and no second one, it claims that there is none.
         """
         total_B = torch.zeros(len(board_BTD), device=board_BTD.device)
+        named_B = torch.zeros_like(total_B, dtype=torch.bool)
         blows_BS = blows(board_BTD)
         for name, told, shown in zip(CLAIMS, self.tell(text_BLC, mask_BL), self.show(board_BTD), strict=True):
             claim_B = told.argmax(-1)  # of a count, which begin at 1, the count itself
@@ -85,5 +87,9 @@ class Reader(nn.Module):
                 doubt_B = MOST * (blows_BS[:, int(slot)] - claim_B).square()
             else:
                 doubt_B = F.cross_entropy(shown, claim_B, reduction="none")
-            total_B += torch.where(claim_B > 0, doubt_B.clamp(max=MOST), 0.0)
+            claimed_B = claim_B > 0
+            if attribute == "kind":
+                claimed_B = claimed_B | named_B
+                named_B = claimed_B
+            total_B += torch.where(claimed_B, doubt_B.clamp(max=MOST), 0.0)
         return total_B

@@ -6,6 +6,7 @@ denoiser. The same command goes on where an earlier one stopped.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -51,6 +52,7 @@ from phonofilm.train.together import BOARDS, PICTURE, Together, merge, train_tog
 
 log = logging.getLogger(__name__)
 
+UNPLANNED = {"steps": 12, "shift": 6.0}  # how strips without a storyboard are sampled, which leave much more open
 TINY = (16, 16, 16)
 TINY_DENOISER = DenoiserConfig(
     width=64, blocks=2, text_width=32, detail=16, detail_blocks=1, board_detail=16, board_blocks=1, reader=16
@@ -265,6 +267,9 @@ def train(
     sizes = TextEncoderConfig(tokenizer.size, **p.models.get("text", {}))
     footage = _footage(codec, out, folder, clips or p.clips, p.batch)
     stages = p.denoiser if folder is None else (_without_storyboard(p.denoiser[0]),)
+    if folder is not None and not (out / SAMPLING_FILE).exists():
+        with replacing(out / SAMPLING_FILE) as beside:
+            beside.write_text(json.dumps(UNPLANNED), encoding="utf-8")
     whole = sum(stage.training.plan.hours or 1.0 for stage in stages)
     seen = channel_weights(codec, footage)
     for stage in stages:
