@@ -125,7 +125,7 @@ def painter(codec: Codec, weights: str | Path) -> Paint:
 
         scale = storyboard_guidance(boards, settings.picture_guidance, settings.rain_guidance)
         denoise = TrackGuidance(led, unled, g.video, scale, (0.0, 1.0))
-        made = Euler()(denoise, strip.values_BND, strip.mask_BN, shifted_times(settings.steps))
+        made = Euler()(denoise, strip.values_BND, strip.mask_BN, shifted_times(settings.steps, settings.shift))
         video_z = unpack(Latents(made, g, strip.mask_BN))[0]
         assert video_z is not None
         return list(video_z.permute(0, 2, 3, 4, 1).float() @ basis.T + mean)
