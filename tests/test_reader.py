@@ -20,7 +20,7 @@ from phonofilm.playhouse.casting import draw_scene
 from phonofilm.playhouse.scene import Actor, Scene
 from phonofilm.playhouse.stage import perform
 from phonofilm.playhouse.storyboard import storyboard
-from phonofilm.storyboard import CLAIMS, ON, blows, channels, from_tokens, to_tokens
+from phonofilm.storyboard import CLAIMS, ON, blows, channels, decided, from_tokens, to_tokens
 from phonofilm.train.alignment import claimed, reading_error
 
 PLACES = channels("x", 0)
@@ -187,6 +187,24 @@ def test_films_are_made_on_the_draft_that_the_reader_prefers(tmp_path: Path) -> 
     assert not torch.equal(boards(3, 0), boards(3, 2))
     assert torch.equal(boards(3, 1), boards(3, 1))
     boards(1, 0)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_films_are_made_beneath_a_storyboard_in_which_all_is_decided(tmp_path: Path, given: bool) -> None:
+    """But for one that is read off a picture, which may show what is neither the one nor the other."""
+    engine = NativeEngine(make_weights(tmp_path))
+    filmed = watched(engine._model[0])
+    strip = engine._empty(Geometry.of_clip(64, 64, 2.0))
+    if given:
+        strip.mask_BN[:, strip.geometry.video] = 0
+    with torch.no_grad():
+        engine.sample(["a red ball bounces"], [1], strip)
+    sky = from_tokens(filmed[-1])[..., channels("sky")].unflatten(-1, (2, 2)).norm(dim=-2)
+    if given:
+        assert (sky - 1).abs().max() > 0.01
+    else:
+        torch.testing.assert_close(sky, torch.ones_like(sky), rtol=0, atol=1e-3)
+        torch.testing.assert_close(decided(filmed[-1]), filmed[-1], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("worse", [False, True])
