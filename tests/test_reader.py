@@ -31,6 +31,8 @@ SCENES = [
     for seed in (3, 4)
 ]
 
+MASK = (torch.arange(6) < 4).expand(len(SCENES), -1)  # of captions: four tokens are text
+
 
 def lesson() -> dict[str, Any]:
     so = torch.tensor([claimed(scene) for scene in SCENES])
@@ -45,14 +47,12 @@ def taught() -> tuple[Reader, Tensor, dict[str, Any]]:
     torch.manual_seed(0)
     batch = lesson()
     text = torch.randn(len(SCENES), 6, 32, requires_grad=True)
-    mask = torch.ones(len(SCENES), 6, dtype=torch.bool)
-    mask[:, 4:] = False
     dropped = torch.zeros(len(SCENES), dtype=torch.bool)
     dropped[0] = True
     reader = Reader(32, 48)
     optimizer = torch.optim.Adam([text, *reader.parameters()], lr=0.01)
     for step in range(150):
-        loss, points = reading_error(reader, batch, text, mask, dropped, torch.Generator().manual_seed(step))
+        loss, points = reading_error(reader, batch, text, MASK, dropped, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         loss.backward()
         assert text.grad is not None
@@ -64,12 +64,10 @@ def taught() -> tuple[Reader, Tensor, dict[str, Any]]:
 
 def test_what_a_prompt_claims_and_a_storyboard_shows_is_read(taught: tuple[Reader, Tensor, dict[str, Any]]) -> None:
     reader, text, batch = taught
-    mask = torch.ones(text.shape[:2], dtype=torch.bool)
-    mask[:, 4:] = False
     with torch.no_grad():
-        assert [logits.shape for logits in reader.tell(text, mask)] == [(12, n + 1) for n in CLAIMS.values()]
-        right = reader.doubts(batch["board"], text, mask)
-        wrong = reader.doubts(batch["board"].roll(4, 0), text, mask)  # another count, the light as it was
+        assert [logits.shape for logits in reader.tell(text, MASK)] == [(12, n + 1) for n in CLAIMS.values()]
+        right = reader.doubts(batch["board"], text, MASK)
+        wrong = reader.doubts(batch["board"].roll(4, 0), text, MASK)  # another count, the light as it was
         assert (right[1:] < 0.7).all() and (wrong[1:] > 0.7).all() and (wrong[1:] <= MOST * len(CLAIMS)).all()
 
 
@@ -90,22 +88,18 @@ def test_blows_are_counted(split: str) -> None:
 def test_one_blow_too_many_is_no_small_doubt(taught: tuple[Reader, Tensor, dict[str, Any]]) -> None:
     """Nor one of which no reader ever saw the like: the playhouse strikes three times at most."""
     reader, text, batch = taught
-    mask = torch.ones(text.shape[:2], dtype=torch.bool)
-    mask[:, 4:] = False
     plain = from_tokens(batch["board"])
     plain[:, 0, channels("hit", 0)] = torch.tensor([ON, 0.0, 0.0, 0.0])
     with torch.no_grad():
-        before, after = (reader.doubts(b, text, mask) for b in (batch["board"], to_tokens(plain)))
+        before, after = (reader.doubts(b, text, MASK) for b in (batch["board"], to_tokens(plain)))
     assert (after[1:] - before[1:] > 0.9 * MOST).all()
 
 
 def test_nobody_is_there_whom_the_prompt_does_not_name(taught: tuple[Reader, Tensor, dict[str, Any]]) -> None:
     """Where it names nobody, it leaves open who is there."""
     reader, text, batch = taught
-    mask = torch.ones(text.shape[:2], dtype=torch.bool)
-    mask[:, 4:] = False
     shown = reader.show(batch["board"])
-    told = reader.tell(text, mask)
+    told = reader.tell(text, MASK)
     first, second = (list(CLAIMS).index(f"{slot}.kind") for slot in (0, 1))
     assert (told[second].argmax(-1) == 0).all() and (shown[second].argmax(-1) == 0).all()
     haunted = [logits.clone() for logits in shown]
@@ -114,7 +108,7 @@ def test_nobody_is_there_whom_the_prompt_does_not_name(taught: tuple[Reader, Ten
     def doubts(logits: list[Tensor], claims: list[Tensor]) -> Tensor:
         reader.show, reader.tell = lambda _: logits, lambda *_: claims  # type: ignore[method-assign, assignment]
         try:
-            return reader.doubts(batch["board"], text, mask)
+            return reader.doubts(batch["board"], text, MASK)
         finally:
             del reader.show, reader.tell
 

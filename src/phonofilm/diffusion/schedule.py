@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-SHIFT: Final = 6.0  # of the sampler's grid, near exp(mean) of the noise levels of training
+SHIFT: Final = 6.0  # of a sampler's grid where much is open: near exp(mean) of the noise levels of training
 
 
 def uniform_times(steps: int) -> Tensor:

@@ -186,8 +186,9 @@ def conditions_markdown(found: Mapping[str, Any]) -> list[str]:
     rows: Sequence[tuple[str, str]] = (
         *((f"{role} image, loss against the codec", f"mean {v['mean_loss_db']:.1f} dB, "
            f"{100 * v['within_1_db']:.0f} % within 1 dB") for role, v in images.items()),
-        ("continuation, change of picture at the seam (true clips)", f"median {onward['picture_median']:.2f}, p90 "
-         f"{onward['picture_p90']:.2f} times its neighbours ({onward['true_p90']:.2f})"),
+        ("continuation, change of picture at the seam (p90 of true clips)",
+         f"median {onward['picture_median']:.2f}, p90 {onward['picture_p90']:.2f} times its neighbours "
+         f"({onward['true_p90']:.2f})"),
         ("continuation, step of level beyond truth, p90", f"{onward['level_p90_db']:.1f} dB"),
         ("continuation, nothing vanishes, swaps or teleports", f"{100 * onward['lasting']:.0f} %"),
         ("video → sound, blows", lag(video)),

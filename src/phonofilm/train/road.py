@@ -24,6 +24,7 @@ from phonofilm.codec.audio import AudioCodecConfig
 from phonofilm.codec.codec import AUDIO_FILE, VIDEO_FILE, Codec
 from phonofilm.codec.video import VideoCodecConfig
 from phonofilm.data.cache import LatentCache
+from phonofilm.diffusion.schedule import SHIFT
 from phonofilm.engines.native import SAMPLING_FILE, shipped_weights
 from phonofilm.errors import CheckpointError, InputError
 from phonofilm.files import replacing
@@ -52,7 +53,7 @@ from phonofilm.train.together import BOARDS, PICTURE, Together, merge, train_tog
 
 log = logging.getLogger(__name__)
 
-UNPLANNED = {"steps": 12, "shift": 6.0}  # how strips without a storyboard are sampled, which leave much more open
+UNPLANNED = {"steps": 12, "shift": SHIFT}  # how strips without a storyboard are sampled, which leave much more open
 TINY = (16, 16, 16)
 TINY_DENOISER = DenoiserConfig(
     width=64, blocks=2, text_width=32, detail=16, detail_blocks=1, board_detail=16, board_blocks=1, reader=16
