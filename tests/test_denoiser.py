@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from phonofilm.diffusion.noise import add_noise, strip_noise
 from phonofilm.diffusion.schedule import uniform_times
 from phonofilm.latents import AUDIO_CHANNELS, BOARD_CHANNELS, Geometry, patchify, unpatchify
 from phonofilm.model.denoiser import Denoiser, DenoiserConfig, attend, rotate
-from phonofilm.storyboard import UNREADABLE, channels
+from phonofilm.storyboard import ON, RAIN, UNREADABLE, channels, to_tokens
 from phonofilm.train.throughput import can_compile
 
 SMALL = DenoiserConfig(
@@ -145,6 +145,32 @@ def test_a_storyboard_is_drawn_on_the_picture_where_it_can_be_read() -> None:
             x[:, STRIP.board, channels("kind", 0).start + kind] = 2
             answers.append(model(x, t, text, STRIP))
         assert ((answers[0] - answers[1])[:, STRIP.video].abs().max() > 1e-4) == drawn, level
+
+
+@torch.no_grad()
+def test_what_paints_is_told_everywhere_whether_it_rains() -> None:
+    model, g = awake(), Geometry(3, 4, 4, boards=3)
+    board = torch.zeros(1, g.boards, 128)
+    board[..., channels("kind", 1).start + RAIN] = ON
+    wet, dry = torch.zeros(1, g.n, 128), torch.zeros(1, g.n, 128)
+    wet[:, g.board] = to_tokens(board)
+    t = torch.full((1, g.n), 0.5)
+    t[:, g.board] = 0
+    for x, told in ((dry, [ON, 0.0]), (wet, [0.0, ON])):
+        assert model._weather(x, t, g)[0, :, 0, 0].tolist() == [told] * g.latents
+    # somebody who is not seen, so that nothing else tells of him
+    assert (model.paint(wet, t, g) - model.paint(dry, t, g)).abs().amax(-1).min() > 1e-4
+    unread = t.clone()
+    unread[:, g.board] = UNREADABLE
+    assert not model._weather(wet, unread, g).any()
+
+
+def test_weights_lack_what_is_younger_than_they_are() -> None:
+    older = {"width": 128, "blocks": 2, "storyboard": True}
+    assert DenoiserConfig.stored(older) == DenoiserConfig(
+        128, 2, sound_detail=0, stills=False, reader=0, lips=False, poses=False, weather=False
+    )
+    assert DenoiserConfig.stored(asdict(SMALL)) == SMALL
 
 
 @torch.no_grad()

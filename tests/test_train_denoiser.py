@@ -189,7 +189,7 @@ def test_the_detailer_alone_paints_beneath_a_storyboard() -> None:
     model = Generator(SMALL, TEXT, torch.float32)
     error(model.paint(q), q).sum().backward()
     taught = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is not None}
-    assert taught == {"detailer", "drawn_detail"}
+    assert taught == {"detailer", "drawn_detail", "weather_detail"}
     assert not ask(make_batch(0), Tasks(alone=1), generator(), CPU).alone  # no storyboard to see
 
 

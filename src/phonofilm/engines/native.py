@@ -96,19 +96,7 @@ class NativeEngine(Maker):
     @cached_property
     def _model(self) -> tuple[Denoiser, TextEncoder, str]:
         stored = checkpoint.load(self.folder / "denoiser.safetensors", kind="denoiser")
-        denoiser = Denoiser(
-            DenoiserConfig(
-                **{
-                    "storyboard": False,
-                    "sound_detail": 0,
-                    "stills": False,
-                    "reader": 0,
-                    "lips": False,
-                    "poses": False,
-                    **stored.config["denoiser"],
-                }
-            )
-        )
+        denoiser = Denoiser(DenoiserConfig.stored(stored.config["denoiser"]))
         text = TextEncoder(TextEncoderConfig(**stored.config["text"]))
         for prefix, module in (("denoiser.", denoiser), ("text.", text)):
             module.load_state_dict(

@@ -16,7 +16,7 @@ legible storyboard says of each place is drawn there (`storyboard.splat`) and ad
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ from phonofilm.model.detailer import DetailBlock, Detailer, by_planes
 from phonofilm.model.layers import Linear, norm
 from phonofilm.model.reader import Reader
 from phonofilm.precision import native_type
-from phonofilm.storyboard import OUTLINE, POSES, SPLAT, UNREADABLE, outline, poses, splat
+from phonofilm.storyboard import ON, OUTLINE, POSES, SPLAT, UNREADABLE, outline, poses, rains, splat
 
 SHARPEST = 32.0  # largest attention logit
 
@@ -72,6 +72,7 @@ class DenoiserConfig:
     reader: int = 96  # channels of what reads storyboards back; 0 for none
     lips: bool = True  # whether the storyboard's detailer hears the sound
     poses: bool = True  # whether the picture's detailer sees poses plain
+    weather: bool = True  # whether it is told at each place whether it rains
 
     def __post_init__(self) -> None:
         if self.width % self.head or self.head % 8:
@@ -83,10 +84,21 @@ class DenoiserConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
+    @classmethod
+    def stored(cls, sizes: Mapping[str, Any]) -> DenoiserConfig:
+        """Sizes as they lie beside weights; what older weights do not name they do not have."""
+        return cls(**{**_LACKED, **sizes})
+
     @property
     def rows(self) -> int:
         """Rows of a modulation table: cosines of each folded video token, sound, storyboard; text and registers."""
         return (self.fold + 1 + self.storyboard) * self.cosines + 1
+
+
+_LACKED: dict[str, Any] = {
+    "storyboard": False, "sound_detail": 0, "stills": False, "reader": 0, "lips": False, "poses": False,
+    "weather": False,
+}  # fmt: skip
 
 
 def attend(q_BHMK: Tensor, k_BHMK: Tensor, v_BHMK: Tensor) -> Tensor:
@@ -198,6 +210,8 @@ class Denoiser(nn.Module):
                 self.heard = Linear(3 * COLUMNS_PER_LATENT * AUDIO_CHANNELS, config.board_detail, std=0)
             if config.detail_blocks:
                 self.drawn_detail = Linear(SPLAT + OUTLINE + POSES * config.poses, config.detail, std=0.25)
+                if config.weather:
+                    self.weather_detail = Linear(2, config.detail, std=0)
         self._run_block: Callable[..., Tensor] = _run_block
 
     def forward(self, x_BND: Tensor, t_BN: Tensor, text_BLC: Tensor, geometry: Geometry) -> Tensor:
@@ -299,6 +313,14 @@ class Denoiser(nn.Module):
         drawn = [draw(x_BND[:, g.board], g.height, g.width).to(self.compute) for draw in draws]
         return torch.cat(drawn, dim=-1) * legible_BT[..., None, None, None].to(self.compute)
 
+    def _weather(self, x_BND: Tensor, t_BN: Tensor, g: Geometry) -> Tensor:
+        """Whether it is dry, and whether it rains, as far as the storyboard is legible: (B, T, 1, 1, 2). Nobody's place
+        tells that of the floor far from him: what paints saw rain there now and then, where none was."""
+        legible_BT = (1 - t_BN[:, g.board] / UNREADABLE).clamp(min=0)
+        wet_B1 = rains(x_BND[:, g.board]).to(legible_BT)[:, None]
+        told_BTK = ON * torch.stack([legible_BT * (1 - wet_B1), legible_BT * wet_B1], dim=-1)
+        return told_BTK[:, :, None, None].to(self.compute)
+
     def _cue(self, x_BTD: Tensor, t_BT: Tensor, cued: Linear) -> Tensor:
         """What the storyboard says of each column of sound, its own token and those around it: (B, S, W)."""
         legible_BTD = x_BTD[..., :BOARD_CHANNELS] * (1 - t_BT / UNREADABLE).clamp(min=0)[..., None].to(x_BTD.dtype)
@@ -357,6 +379,7 @@ class Denoiser(nn.Module):
         """Clean video tokens (B, n_video, D). known: what the transformer knows of each, side by side by latent."""
         B, (h, w), run = len(x_BND), (g.height, g.width), self._run_block if self.training else _run_block
         stills_BTHWK = self._stills(x_BND[:, g.extra], t_BN[:, g.extra], g)
+        weather_BTHWK = None if drawn_BTHWK is None else self._weather(x_BND, t_BN, g)
         x_BND, t_BN = x_BND[:, g.video], t_BN[:, g.video]
 
         def grid(x: Tensor) -> Tensor:  # tokens, each with channel, row, column → (B, T, H, W, channels)
@@ -373,6 +396,8 @@ class Denoiser(nn.Module):
         parts = [] if known_BND is None else [grid(known_BND)]
         if drawn_BTHWK is not None:
             parts.append(self.drawn_detail(drawn_BTHWK))
+            if self.config.weather:
+                parts.append(self.weather_detail(weather_BTHWK))
         if stills_BTHWK is not None:
             parts.append(self.still_detail(stills_BTHWK))
         known_BTHWD = sum(parts[1:], start=parts[0])

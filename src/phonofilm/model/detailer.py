@@ -122,7 +122,12 @@ class Detailer(nn.Module):
         h_BTHWD = (noisy_BTHWD + known_BTHWD + self.level(basis_BTHWR)).float()
         for block in self.blocks:
             h_BTHWD = run(block, h_BTHWD, basis_BTHWR)
+        out = run(self.end, h_BTHWD, estimate_BTHWZ, basis_BTHWR)
+        return out if self.filter is None else out + self.filter(estimate_BTHWZ, basis_BTHWR)
+
+    def end(self, h_BTHWD: Tensor, estimate_BTHWZ: Tensor, basis_BTHWR: Tensor) -> Tensor:
+        """The estimate as the blocks correct it, float32."""
         scale, shift = self.modulation(basis_BTHWR).chunk(2, dim=-1)
         h_BTHWD = (norm(h_BTHWD) * (1 + scale) + shift).to(basis_BTHWR.dtype)
         out: Tensor = self.out(h_BTHWD).float() + (1 + self.skip(basis_BTHWR).float()) * estimate_BTHWZ
-        return out if self.filter is None else out + self.filter(estimate_BTHWZ, basis_BTHWR)
+        return out

@@ -29,7 +29,7 @@ from phonofilm.train.alignment import Alignment, reading_error, token_weights
 from phonofilm.train.optim import Average, Optimizers
 from phonofilm.train.schedule import Clock, Plan, bucket
 from phonofilm.train.tasks import Batch, Question, Tasks, ask, change_error, error, mean_error
-from phonofilm.train.throughput import can_compile, matrix_rate
+from phonofilm.train.throughput import can_compile, keep_memory, matrix_rate
 
 Batches = Callable[[int], Iterator[Batch]]
 """`batches(n)` starts with batch number n; the same n must give the same batch for a run to resume exactly."""
@@ -39,7 +39,7 @@ PREDECAY: Final = ".predecay"  # where it stood before the learning rate began t
 CURVES: Final = ".jsonl"
 WEIGHTS: Final = "denoiser.safetensors"  # the averaged weights, bfloat16, "denoiser." and "text." before the names
 KIND: Final = "denoiser"
-PAINTER: Final = ("denoiser.detailer.", "denoiser.drawn_detail.", "denoiser.still_detail.")
+PAINTER: Final = tuple(f"denoiser.{part}." for part in ("detailer", "drawn_detail", "still_detail", "weather_detail"))
 """Beginnings of the names of the weights that paint the picture."""
 _EDGES: Final = (0.0, 0.5, 0.75, 0.9, 0.97, 1.0)  # of the noise levels by which the loss is shown
 
@@ -298,6 +298,7 @@ class _Run:
             if not (self.folder / WEIGHTS).exists():  # no time was left to begin with
                 self.save()
             return
+        keep_memory()
         compute = self.model.denoiser.compute
         rate = matrix_rate(config.denoiser, compute, self.device)
         log = _Log(self._path(CURVES), rate, curves)
@@ -437,12 +438,13 @@ class _Run:
 
 @torch.no_grad()
 def grow(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Fill a `Generator` with the weights of one with fewer blocks in its detailers; its further blocks do nothing yet.
+    """Fill a `Generator` with the weights of one with fewer blocks in its detailers, or one that is not told of the
+    weather; its further blocks do nothing yet, and nor does the weather.
 
     The last block stays the last one. Raises CheckpointError naming a weight that fits nowhere, or that is missing.
     """
     own = model.state_dict()
-    fresh = {name for name in own if re.search(r"detailer\.blocks\.\d+\.", name)}
+    fresh = {name for name in own if re.search(r"detailer\.blocks\.\d+\.|\.weather_detail\.", name)}
     blocks = re.compile(r"(.*detailer\.blocks\.)(\d+)(\..*)")
     counts: dict[bool, dict[str, int]] = {True: {}, False: {}}
     for mine, names in ((True, own.keys()), (False, weights.keys())):

@@ -45,9 +45,11 @@ def orthogonal(x_NRC: Tensor, compute: torch.dtype = torch.float32) -> Tensor:
             gram = factor @ gram @ factor
         wide = total @ wide
     else:
+        wide = wide.contiguous()
         for _ in range(5):
             gram = wide @ wide.mT
-            wide = 3.4445 * wide + (2.0315 * (gram @ gram) - 4.7750 * gram) @ wide
+            polynomial = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+            wide = torch.baddbmm(wide, polynomial, wide, beta=3.4445)
     result: Tensor = wide.mT if flip else wide
     return result.float()
 

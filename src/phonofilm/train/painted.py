@@ -91,7 +91,7 @@ def load_denoiser(weights: str | Path, device: str | torch.device) -> Denoiser:
     """The denoiser in a file, ready to paint. Raises CheckpointError for weights that are damaged, or know no
     storyboard."""
     stored = checkpoint.load(weights, kind="denoiser")
-    config = DenoiserConfig(**stored.config["denoiser"])
+    config = DenoiserConfig.stored(stored.config["denoiser"])
     if not config.storyboard or not config.detail_blocks:
         raise CheckpointError(f"{weights}: knows no storyboard, so that nothing can be painted beneath one")
     denoiser = Denoiser(config)

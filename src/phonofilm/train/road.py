@@ -289,7 +289,7 @@ def train(
 def _more(what: str, p: Preset, out: Path, start: Path, hours: float | None, clips: int | None, device: str) -> None:
     """Go on with a part of the denoiser in `start`: slower, since it has learnt before. See `train`."""
     stored = checkpoint.load(start / WEIGHTS, kind=KIND)
-    config = DenoiserConfig(**stored.config["denoiser"])
+    config = replace(DenoiserConfig.stored(stored.config["denoiser"]), weather=True)
     if not config.storyboard:
         raise InputError(f"{start / WEIGHTS} knows no storyboard, so that it has no such part to go on with", "start")
     _goes_on(out, start, stored.hash)

@@ -176,14 +176,16 @@ def merge(
     same time, so that the longer one's seconds count; else those of both do.
     """
     one, two = checkpoint.load(boards, kind=KIND), checkpoint.load(picture, kind=KIND)
-    tensors = {n: (two if n.startswith(PAINTER) else one).tensors[n] for n in one.tensors}
+    tensors = {
+        n: w for stored in (one, two) for n, w in stored.tensors.items() if n.startswith(PAINTER) == (stored is two)
+    }
     nothing = {"steps": 0, "seconds": 0.0}
     shared = {**nothing, **(before or {})}
     first, second = ({**nothing, **stored.config.get("trained", {})} for stored in (one, two))
     trained = {name: first[name] + second[name] - shared[name] for name in nothing}
     if side_by_side:
         trained["seconds"] = max(first["seconds"], second["seconds"])
-    config = {**one.config, "trained": trained}
+    config = {**one.config, "denoiser": two.config["denoiser"], "trained": trained}
     return checkpoint.save(target, tensors, kind=KIND, config=config, storage="bf16", int8=int8)
 
 
@@ -241,8 +243,8 @@ def _sounds(job: _Job) -> None:
 def _denoiser(job: _Job, stage: str, footage: Footage, workers: int, **options: Any) -> None:
     """Train a part of the denoiser in a folder of its own."""
     stored = checkpoint.load(job.start / WEIGHTS, kind=KIND)
-    config = DenoiserConfig(**stored.config["denoiser"])
-    config = replace(config, detail_blocks=job.recipe.detail_blocks or config.detail_blocks)
+    config = DenoiserConfig.stored(stored.config["denoiser"])
+    config = replace(config, detail_blocks=job.recipe.detail_blocks or config.detail_blocks, weather=True)
     weights = options.pop("channel_weights", None)
     training = DenoiserTraining(
         denoiser=config, start=str(job.start / WEIGHTS), stage=stage, accumulate=1, compile=False, save_seconds=1e9,

@@ -64,7 +64,7 @@ class PhonofilmTransformer(PhonofilmPart):
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, sizes: dict[str, Any]) -> None:
         super().__init__()
-        self.net = Denoiser(DenoiserConfig(**_tupled(sizes)))
+        self.net = Denoiser(DenoiserConfig.stored(_tupled(sizes)))
 
     def natural(self) -> torch.dtype:
         return native_type()
