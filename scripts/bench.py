@@ -65,7 +65,7 @@ def training(steps: int = 12) -> dict[str, float]:
             "audio_z": torch.randn(clips, 64, 24, generator=draw),
             "captions": [PROMPT] * clips,
         }
-        if recipe.tasks.alone:
+        if recipe is painter:
             data["board"] = torch.randn(clips, 12, 128, generator=draw)
         with tempfile.TemporaryDirectory() as folder:
             train_denoiser(folder, recipe, partial(_again, data), tokenizer, progress=False, curves=False)

@@ -35,7 +35,7 @@ from phonofilm.latents import (
     Geometry,
     unpatchify,
 )
-from phonofilm.model.detailer import DetailBlock, Detailer, by_planes
+from phonofilm.model.detailer import DetailBlock, Detailer, by_planes, ending
 from phonofilm.model.layers import Linear, norm
 from phonofilm.model.reader import Reader
 from phonofilm.precision import native_type
@@ -471,10 +471,12 @@ class Denoiser(nn.Module):
         """Train through `torch.compile`, of one block, which serves them all; `dynamic=True`: and every geometry."""
         self._run_block = torch.compile(_run_block, **options)
         # it does not compile for any shape, and is twice as fast as what does (float32, AVX2)
-        planes = torch.compiler.disable(by_planes)
+        planes, compiled = torch.compiler.disable(by_planes), torch.compile(ending, **options)
         for module in self.modules():
             if isinstance(module, DetailBlock):
                 module.by_planes = planes
+            if isinstance(module, Detailer):
+                module.ending = compiled
 
     @property
     def block_parameters(self) -> int:

@@ -104,6 +104,7 @@ class Detailer(nn.Module):
         self.out = Linear(width, channels, std=0)
         self.filter = Filter(channels, width, cosines) if filtered else None
         self.skip = Linear(cosines, channels, std=0)  # what is added to each channel's estimate, by noise level
+        self.ending: Callable[[Detailer, Tensor, Tensor, Tensor], Tensor] = ending
 
     def forward(
         self,
@@ -122,12 +123,14 @@ class Detailer(nn.Module):
         h_BTHWD = (noisy_BTHWD + known_BTHWD + self.level(basis_BTHWR)).float()
         for block in self.blocks:
             h_BTHWD = run(block, h_BTHWD, basis_BTHWR)
-        out = run(self.end, h_BTHWD, estimate_BTHWZ, basis_BTHWR)
+        end = self.ending if self.training else ending
+        out = end(self, h_BTHWD, estimate_BTHWZ, basis_BTHWR)
         return out if self.filter is None else out + self.filter(estimate_BTHWZ, basis_BTHWR)
 
-    def end(self, h_BTHWD: Tensor, estimate_BTHWZ: Tensor, basis_BTHWR: Tensor) -> Tensor:
-        """The estimate as the blocks correct it, float32."""
-        scale, shift = self.modulation(basis_BTHWR).chunk(2, dim=-1)
-        h_BTHWD = (norm(h_BTHWD) * (1 + scale) + shift).to(basis_BTHWR.dtype)
-        out: Tensor = self.out(h_BTHWD).float() + (1 + self.skip(basis_BTHWR).float()) * estimate_BTHWZ
-        return out
+
+def ending(detailer: Detailer, h_BTHWD: Tensor, estimate_BTHWZ: Tensor, basis_BTHWR: Tensor) -> Tensor:
+    """The estimate as the blocks correct it, float32."""
+    scale, shift = detailer.modulation(basis_BTHWR).chunk(2, dim=-1)
+    h_BTHWD = (norm(h_BTHWD) * (1 + scale) + shift).to(basis_BTHWR.dtype)
+    out: Tensor = detailer.out(h_BTHWD).float() + (1 + detailer.skip(basis_BTHWR).float()) * estimate_BTHWZ
+    return out
