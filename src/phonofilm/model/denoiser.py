@@ -379,7 +379,8 @@ class Denoiser(nn.Module):
         """Clean video tokens (B, n_video, D). known: what the transformer knows of each, side by side by latent."""
         B, (h, w), run = len(x_BND), (g.height, g.width), self._run_block if self.training else _run_block
         stills_BTHWK = self._stills(x_BND[:, g.extra], t_BN[:, g.extra], g)
-        weather_BTHWK = None if drawn_BTHWK is None else self._weather(x_BND, t_BN, g)
+        told = self.config.weather and drawn_BTHWK is not None
+        weather_BTHWK = self._weather(x_BND, t_BN, g) if told else None
         x_BND, t_BN = x_BND[:, g.video], t_BN[:, g.video]
 
         def grid(x: Tensor) -> Tensor:  # tokens, each with channel, row, column → (B, T, H, W, channels)
@@ -396,7 +397,7 @@ class Denoiser(nn.Module):
         parts = [] if known_BND is None else [grid(known_BND)]
         if drawn_BTHWK is not None:
             parts.append(self.drawn_detail(drawn_BTHWK))
-            if self.config.weather:
+            if weather_BTHWK is not None:
                 parts.append(self.weather_detail(weather_BTHWK))
         if stills_BTHWK is not None:
             parts.append(self.still_detail(stills_BTHWK))

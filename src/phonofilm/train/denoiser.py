@@ -298,7 +298,8 @@ class _Run:
             if not (self.folder / WEIGHTS).exists():  # no time was left to begin with
                 self.save()
             return
-        keep_memory()
+        if self.device.type == "cpu":
+            keep_memory()
         compute = self.model.denoiser.compute
         rate = matrix_rate(config.denoiser, compute, self.device)
         log = _Log(self._path(CURVES), rate, curves)
