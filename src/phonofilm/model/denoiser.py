@@ -308,7 +308,7 @@ class Denoiser(nn.Module):
         """What the storyboard says of each latent, as far as it is legible: (B, T, H, W, K), or None."""
         if not g.boards or not g.latents:
             return None
-        legible_BT = (1 - t_BN[:, g.board] / UNREADABLE).clamp(min=0)
+        legible_BT = _legible(t_BN[:, g.board])
         draws = (splat, outline, poses) if self.config.poses else (splat, outline)
         drawn = [draw(x_BND[:, g.board], g.height, g.width).to(self.compute) for draw in draws]
         return torch.cat(drawn, dim=-1) * legible_BT[..., None, None, None].to(self.compute)
@@ -316,21 +316,21 @@ class Denoiser(nn.Module):
     def _weather(self, x_BND: Tensor, t_BN: Tensor, g: Geometry) -> Tensor:
         """Whether it is dry, and whether it rains, as far as the storyboard is legible: (B, T, 1, 1, 2). Nobody's place
         tells that of the floor far from him: what paints saw rain there now and then, where none was."""
-        legible_BT = (1 - t_BN[:, g.board] / UNREADABLE).clamp(min=0)
+        legible_BT = _legible(t_BN[:, g.board])
         wet_B1 = rains(x_BND[:, g.board]).to(legible_BT)[:, None]
         told_BTK = ON * torch.stack([legible_BT * (1 - wet_B1), legible_BT * wet_B1], dim=-1)
         return told_BTK[:, :, None, None].to(self.compute)
 
     def _cue(self, x_BTD: Tensor, t_BT: Tensor, cued: Linear) -> Tensor:
         """What the storyboard says of each column of sound, its own token and those around it: (B, S, W)."""
-        legible_BTD = x_BTD[..., :BOARD_CHANNELS] * (1 - t_BT / UNREADABLE).clamp(min=0)[..., None].to(x_BTD.dtype)
+        legible_BTD = x_BTD[..., :BOARD_CHANNELS] * _legible(t_BT)[..., None].to(x_BTD.dtype)
         around = F.pad(legible_BTD, (0, 0, 1, 1))
         cued_BTW: Tensor = cued(torch.cat([around[:, :-2], legible_BTD, around[:, 2:]], dim=-1))
         return cued_BTW.view(len(x_BTD), COLUMNS_PER_LATENT * x_BTD.shape[1], -1)
 
     def _hear(self, x_BSD: Tensor, t_BS: Tensor) -> Tensor:
         """What is heard in each token of the storyboard and those beside it: (B, T, channels of its detailer)."""
-        legible_BSD = x_BSD[..., :AUDIO_CHANNELS] * (1 - t_BS / UNREADABLE).clamp(min=0)[..., None].to(x_BSD.dtype)
+        legible_BSD = x_BSD[..., :AUDIO_CHANNELS] * _legible(t_BS)[..., None].to(x_BSD.dtype)
         own_BTX = legible_BSD.reshape(len(x_BSD), -1, COLUMNS_PER_LATENT * AUDIO_CHANNELS)
         around = F.pad(own_BTX, (0, 0, 1, 1))
         heard_BTW: Tensor = self.heard(torch.cat([around[:, :-2], own_BTX, around[:, 2:]], dim=-1))
@@ -554,6 +554,11 @@ class Denoiser(nn.Module):
 
 def _weights(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def _legible(t_BT: Tensor) -> Tensor:
+    """How much of a token can be read at its noise level: 1 where it is clean, 0 from `UNREADABLE` on."""
+    return (1 - t_BT / UNREADABLE).clamp(min=0)
 
 
 def _tokens(x_BTHWK: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import shutil
 import statistics
 import sys
@@ -13,8 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from phonofilm.model.denoiser import DenoiserConfig
-
-log = logging.getLogger(__name__)
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h: bytes that may lie free at the heap's end; pieces mapped apart
 
@@ -45,8 +42,8 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return  # another C library
-    if not (mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1)):
-        log.debug("mallopt changed nothing")
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, -1)
 
 
 def can_compile(device: torch.device) -> bool:
